@@ -1,0 +1,75 @@
+//! An append-only event log and event-sourcing store to embed.
+//!
+//! The principal type is [`Store`]: one directory, opened for writing by the one process that owns it
+//! ([`Store::open`]), or to read by any other ([`Store::open_read_only`]). A store has [`Topic`]s. To a topic one
+//! [appends](Topic::append) a [`Batch`] of events, all or none, and gets a [`Ticket`]; from it one makes a [`Read`], or
+//! [subscribes](Topic::subscribe) to what comes.
+//!
+//! ```
+//! use annals::prelude::*;
+//!
+//! let store = Store::in_memory()?;
+//! let accounts = store.create_topic("accounts", TopicOptions::default())?;
+//! accounts.append(&Batch::to("account-1").event(NewEvent::new("Opened"))).wait()?;
+//!
+//! // A decision holds only if what it was made from is still all there is.
+//! let read = accounts.stream_revision("account-1")?.expect("it was opened");
+//! let withdrawn = || NewEvent::new("Withdrawn").data(br#"{"amount":30}"#.as_slice());
+//! let decision = Batch::to("account-1").expect(ExpectedRevision::Exact(read)).event(withdrawn());
+//! accounts.append(&decision).wait()?;
+//! let too_late = accounts.append(&decision).wait().unwrap_err();
+//! assert!(matches!(too_late.kind(), ErrorKind::Conflict { actual: Some(1), .. }));
+//! # Ok::<(), annals::Error>(())
+//! ```
+//!
+//! # What holds after a crash
+//!
+//! What an append's ticket acknowledged is there, byte for byte, at the position it was given: under
+//! [`Durability::Synced`], the default, after a power cut too; under `Buffered` after the death of the process. A batch is
+//! there whole or not at all, and nothing that was shown to a reader of a `Synced` topic is taken back. The
+//! repository's `docs/guarantees.md` states each promise and the tests that hold it.
+//!
+//! # Futures and blocking
+//!
+//! There is one face for both: a [`Ticket`] is a plain future with a blocking [`wait`](Ticket::wait), and a
+//! [`Subscription`] is a blocking iterator and a `Stream`. Nothing needs an async runtime.
+//!
+//! # Embedding
+//!
+//! Threads, closing, signals, fork, platforms, and what is observable through `tracing` and `metrics` are stated
+//! on the crate `annals-store`, whose [`Store`] this is.
+//!
+//! # Invariants
+//! - This crate holds no code: it names what an application needs of `annals-model` and `annals-store`.
+//!
+//! Elsewhere: words and contract (`annals-model`), the store (`annals-store`), bytes and durability (`annals-log`).
+
+/// What most programs need, to be imported as a whole.
+///
+/// [`Events`] is among it, since [`Reader`] and [`Subscription`] give events that are borrowed from where they lie, which
+/// is by far the cheapest way to read, by that trait.
+pub mod prelude {
+    pub use crate::{
+        AppendCondition, Appended, At, Batch, Direction, Durability, ErrorKind, EventId, EventStore,
+        EventView, Events, ExpectedRevision, NewEvent, Query, QueryItem, Read, RecordedEvent, Selection,
+        Store, StoreOptions, Subscribed, Timestamp, Topic, TopicOptions,
+    };
+}
+
+pub use annals_model::{
+    AppendCondition, Appended, At, Batch, Direction, Durability, Error, ErrorKind, EventId, EventStore,
+    EventView, Events, ExpectedRevision, Incarnation, Metadata, MetadataIter, MetadataView, NewEvent,
+    PartitionId, PartitionPlace, Pending, PendingInner, Place, Position, Query, QueryItem, Read, RecordPlace,
+    RecordedEvent, Result, Revision, Selection, StreamInfo, Subscribed, TagIter, TagsView, Timestamp, limits,
+    meta,
+};
+pub use annals_store::{
+    Env, Finding, Lost, PartitionStats, Reader, RecoveryReport, Repair, RepairReport, RepairStep,
+    SegmentStats, Store, StoreOptions, Streams, Subscription, Ticket, Topic, TopicOptions, TopicStats,
+    VerifyReport, env,
+};
+
+/// The README's example, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
