@@ -126,15 +126,17 @@ fn an_import_that_is_killed_is_completed_by_running_it_again() {
 #[test]
 fn a_follower_keeps_what_it_has_shown_and_sees_the_next_owners_events() {
     let mut random = Random::seeded(0xa5);
-    let input = Input::new(400, &[10, 3_000]);
+    // Each owner is given at most so many lines, so the input never ends: a batch that it cannot fill is never answered.
+    let (answered_max, unanswered) = (7 * 3, 14);
+    let input = Input::new(rounds(20) * (answered_max + unanswered), &[10, 3_000]);
     let place = Place::empty();
     place.run(&["init", "--segment-mb", "1"]).exits(0);
     let fields = "position,stream,revision,data";
     let mut tail = place.start(&["tail", "-f", "--from", "0", "-q", "-o", "tsv", "--fields", fields]);
-    let _watchdog = Watchdog::over(&tail);
     let mut shown = String::new();
     let mut next = 0;
     for owner in 0..rounds(20) {
+        let _watchdog = Watchdog::over(&tail);
         let batch = [1, 7][owner % 2];
         let mut running = Running::start(
             place
@@ -142,8 +144,7 @@ fn a_follower_keeps_what_it_has_shown_and_sees_the_next_owners_events() {
                 .stdin(Stdio::piped()),
         );
         let _watchdog = Watchdog::over(&running);
-        let until = (next + 7 * (1 + random.below(3))).min(input.len());
-        let together = until - next;
+        let together = 7 * (1 + random.below(answered_max / 7));
         let mut answered = 0;
         let answers = common::faults::in_lock_step(&mut running, &input, next, batch, |answers| {
             answered += answers.lines().count();
@@ -159,7 +160,7 @@ fn a_follower_keeps_what_it_has_shown_and_sees_the_next_owners_events() {
         }
         next += acknowledged.len();
         // A little more than was answered is on its way when it dies.
-        let more: String = (next..(next + 14).min(input.len())).map(|n| input.line(n) + "\n").collect();
+        let more: String = (next..next + unanswered).map(|n| input.line(n) + "\n").collect();
         let _ = running.stdin.as_mut().expect("it is open").write_all(more.as_bytes());
         running.kill();
         // What it left is recovered by the next owner, which appends what is missing of it.

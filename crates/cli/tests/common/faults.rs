@@ -215,7 +215,7 @@ pub(crate) fn is_clear(ran: &Ran) {
     }
 }
 
-/// Kills a process that has not ended after a minute, so that a test fails instead of waiting for ever.
+/// Kills a process that has not ended after five minutes, so that a test fails instead of waiting for ever.
 pub(crate) struct Watchdog(#[expect(dead_code, reason = "dropping it calls the dog off")] Sender<()>);
 
 impl Watchdog {
@@ -224,7 +224,7 @@ impl Watchdog {
         let pid = i32::try_from(running.id()).ok().and_then(rustix::process::Pid::from_raw);
         let pid = pid.expect("a process id");
         let watch = move || {
-            if receive.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+            if receive.recv_timeout(Duration::from_mins(5)) == Err(RecvTimeoutError::Timeout) {
                 eprintln!("process {pid:?} did not end: it is killed");
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
