@@ -57,6 +57,7 @@ fn options() -> StoreOptions {
     StoreOptions {
         // One thread, and no timer that fires: the same calls each time.
         index_thread: false,
+        scrub: None,
         sync_interval: Duration::MAX,
         index_run_bytes: 8 * 1024,
         cached_streams_max: 4,
