@@ -69,6 +69,15 @@ pub enum ErrorKind {
         /// The newest version that this program reads.
         supported: u32,
     },
+    /// The event is whole, but today's types cannot read it: add an upcast, or mend the type.
+    Unreadable {
+        /// Where it stands.
+        place: RecordPlace,
+        /// Its type, as it is stored.
+        event_type: String,
+        /// The version of its shape.
+        schema_version: u32,
+    },
     /// The operating system refused something else; see the source.
     Io,
 }
