@@ -54,7 +54,7 @@ pub const TRIES_DEFAULT: u32 = 10;
 ///
 /// let store = annals_store::Store::in_memory()?;
 /// let topic = store.create_topic("events", annals_store::TopicOptions::default())?;
-/// let counters = Executor::<Counter>::new(std::sync::Arc::new(topic));
+/// let counters = Executor::<Counter, _>::new(topic);
 /// assert_eq!(counters.execute("a", 2).expect("never refused").state, Counter(2));
 ///
 /// // With an id a command is executed once, and a repeat is told what came of it.
@@ -65,15 +65,15 @@ pub const TRIES_DEFAULT: u32 = 10;
 /// assert_eq!(counters.load("a")?.state, Counter(5));
 /// # Ok::<(), annals_model::Error>(())
 /// ```
-pub struct Executor<A> {
-    store: Arc<dyn EventStore>,
+pub struct Executor<A, S = Arc<dyn EventStore>> {
+    store: S,
     tries: u32,
     aggregate: PhantomData<fn() -> A>,
 }
 
-impl<A> Clone for Executor<A> {
+impl<A, S: Clone> Clone for Executor<A, S> {
     fn clone(&self) -> Self {
-        Executor { store: Arc::clone(&self.store), tries: self.tries, aggregate: PhantomData }
+        Executor { store: self.store.clone(), tries: self.tries, aggregate: PhantomData }
     }
 }
 
@@ -86,10 +86,10 @@ pub enum Scope {
     Query(Query),
 }
 
-impl<A: Aggregate> Executor<A> {
+impl<A: Aggregate, S: EventStore> Executor<A, S> {
     /// Executes commands on the aggregates in this topic.
     #[must_use]
-    pub fn new(store: Arc<dyn EventStore>) -> Self {
+    pub fn new(store: S) -> Self {
         Executor { store, tries: TRIES_DEFAULT, aggregate: PhantomData }
     }
 

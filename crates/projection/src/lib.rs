@@ -14,6 +14,7 @@ pub mod context;
 mod event;
 mod execute;
 mod given;
+mod typed;
 mod upcast;
 mod variant;
 
@@ -24,6 +25,7 @@ pub use crate::codec::{Bincode, Codec, CodecError, Json};
 pub use crate::event::{Decoded, Event, EventType, Ignored, Recorded, TagValue, TypedEvents, decode, encode};
 pub use crate::execute::{COMMAND_TAG, Executor, Scope, TRIES_DEFAULT};
 pub use crate::given::{Given, Then, given};
+pub use crate::typed::Typed;
 pub use crate::upcast::{Upcasted, Upcasts};
 
 /// What the derive's code names.
