@@ -9,7 +9,7 @@
 
 use proc_macro::TokenStream;
 use proc_macro2::{Span, TokenStream as Tokens};
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::{
     Data, DataEnum, DeriveInput, Error, Fields, LitInt, LitStr, Path, Result, Variant, parse_macro_input,
     spanned::Spanned,
@@ -46,6 +46,8 @@ struct Tag {
     /// Its place in the variant.
     member: syn::Member,
     name: String,
+    /// Its type in the source.
+    of: Span,
 }
 
 fn expand(input: &DeriveInput) -> Result<Tokens> {
@@ -94,11 +96,12 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
             Ok(tags) => {
                 let members = tags.iter().map(|t| &t.member);
                 let bindings: Vec<_> = tags.iter().map(|t| &t.binding).collect();
-                let names = tags.iter().map(|t| &t.name);
+                // What has no tag value is told at the field.
+                let each = tags.iter().map(|Tag { binding, name, of, .. }| {
+                    quote_spanned!(*of=> TagValue::each(#binding, &mut |value| tag(#name, value));)
+                });
                 tag_arms.push(quote! {
-                    Self::#ident { #(#members: #bindings,)* .. } => {
-                        #(TagValue::each(#bindings, &mut |value| tag(#names, value));)*
-                    }
+                    Self::#ident { #(#members: #bindings,)* .. } => { #(#each)* }
                 });
             }
             Err(e) => note(e),
@@ -286,7 +289,7 @@ fn tags_of(variant: &Variant) -> Result<Vec<Tag>> {
                 (Fields::Named(_), Some(ident)) => syn::Member::Named(ident.clone()),
                 _ => syn::Member::Unnamed(syn::Index { index: at as u32, span: field.span() }),
             };
-            tags.push(Tag { binding: format_ident!("field_{at}"), member, name });
+            tags.push(Tag { binding: format_ident!("field_{at}"), member, name, of: field.ty.span() });
         }
     }
     Ok(tags)

@@ -255,4 +255,3 @@ macro_rules! through_a_pointer {
 }
 
 through_a_pointer! { &S, Box<S>, Arc<S> }
-

@@ -141,6 +141,10 @@ impl Ignored {
 /// vec![Some(CustomerId(7)), None].each(&mut |value| tags.push(value.to_string()));
 /// assert_eq!(tags, ["7"]);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be made a tag",
+    note = "implement `TagValue` for it by what it is made of, or leave `#[event(tag)]` out"
+)]
 pub trait TagValue {
     /// Gives each value that there is to be a tag of.
     fn each(&self, tag: &mut dyn FnMut(&dyn Display));

@@ -25,12 +25,7 @@ pub trait Typed: EventStore {
     ///
     /// # Errors
     /// As [`EventStore::append`]; `Invalid` where an event cannot be written.
-    fn append_typed<E: Event>(
-        &self,
-        id: &str,
-        expected: ExpectedRevision,
-        events: &[E],
-    ) -> Result<Appended> {
+    fn append_typed<E: Event>(&self, id: &str, expected: ExpectedRevision, events: &[E]) -> Result<Appended> {
         let batch = Batch::to(E::stream(id)).expect(expected).events(new_events(events, None)?);
         self.append(&batch).wait()
     }
