@@ -438,11 +438,12 @@ fn batch<'e, E: Event>(
 }
 
 /// The events to append for what was decided here and now, but for their ids: with the context's metadata, a new business
-/// process where there is none, and the command as the cause.
+/// process where there is none, and the command as the cause where the context names none.
 pub(crate) fn new_events<E: Event>(events: &[E], command_id: Option<&str>) -> Result<Vec<NewEvent<'static>>> {
     let mut context = Context::current();
     if let Some(command_id) = command_id {
-        context.causation_id = Some(command_id.to_owned());
+        // What the context says is the cause of the command.
+        context.causation_id.get_or_insert_with(|| command_id.to_owned());
     }
     if context.correlation_id.is_none() {
         context.correlation_id =
