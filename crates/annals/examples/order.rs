@@ -13,19 +13,19 @@ use serde::{Deserialize, Serialize};
 // ---- orders
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Event)]
-#[event(category = "order")]
+#[event(category = "order", prefix = "Order")]
 enum OrderEvent {
-    OrderPlaced {
+    Placed {
         #[event(tag)]
         customer: u64,
         item: String,
         cents: u64,
     },
-    OrderPaid {
+    Paid {
         cents: u64,
     },
-    OrderFulfilled,
-    OrderPostponed {
+    Fulfilled,
+    Postponed {
         #[event(tag)]
         item: String,
     },
@@ -72,21 +72,21 @@ impl Aggregate for Order {
     fn decide(&self, command: OrderCommand) -> Result<Vec<OrderEvent>, OrderError> {
         match (self, command) {
             (Order::None, OrderCommand::Place { customer, item, cents }) => {
-                Ok(vec![OrderEvent::OrderPlaced { customer, item, cents }])
+                Ok(vec![OrderEvent::Placed { customer, item, cents }])
             }
             (_, OrderCommand::Place { .. }) => Err(OrderError::PlacedAlready),
             (Order::None, _) => Err(OrderError::NoSuchOrder),
             (Order::Placed { cents: due, .. }, OrderCommand::Pay(cents)) if cents == *due => {
-                Ok(vec![OrderEvent::OrderPaid { cents }])
+                Ok(vec![OrderEvent::Paid { cents }])
             }
             (Order::Placed { cents: due, .. }, OrderCommand::Pay(cents)) => {
                 Err(OrderError::WrongAmount { missing: *due as i64 - cents as i64 })
             }
             (Order::Paid { .. } | Order::Postponed { .. }, OrderCommand::Fulfil) => {
-                Ok(vec![OrderEvent::OrderFulfilled])
+                Ok(vec![OrderEvent::Fulfilled])
             }
             (Order::Paid { item }, OrderCommand::Postpone) => {
-                Ok(vec![OrderEvent::OrderPostponed { item: item.clone() }])
+                Ok(vec![OrderEvent::Postponed { item: item.clone() }])
             }
             (Order::Placed { .. }, _) => Err(OrderError::NotPaid),
             // It is so already.
@@ -96,12 +96,12 @@ impl Aggregate for Order {
 
     fn apply(&mut self, event: &OrderEvent) {
         *self = match (std::mem::take(self), event) {
-            (_, OrderEvent::OrderPlaced { item, cents, .. }) => {
+            (_, OrderEvent::Placed { item, cents, .. }) => {
                 Order::Placed { item: item.clone(), cents: *cents }
             }
-            (Order::Placed { item, .. }, OrderEvent::OrderPaid { .. }) => Order::Paid { item },
-            (_, OrderEvent::OrderFulfilled) => Order::Fulfilled,
-            (_, OrderEvent::OrderPostponed { item }) => Order::Postponed { item: item.clone() },
+            (Order::Placed { item, .. }, OrderEvent::Paid { .. }) => Order::Paid { item },
+            (_, OrderEvent::Fulfilled) => Order::Fulfilled,
+            (_, OrderEvent::Postponed { item }) => Order::Postponed { item: item.clone() },
             (other, _) => other,
         };
     }
@@ -192,13 +192,13 @@ fn react(topic: &Topic, event: &EventView<'_>) -> Result<(), Box<dyn std::error:
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The rules need no store to be tested.
-    let placed = || OrderEvent::OrderPlaced { customer: 7, item: "tea".to_owned(), cents: 300 };
+    let placed = || OrderEvent::Placed { customer: 7, item: "tea".to_owned(), cents: 300 };
     given::<Order>([placed()])
         .when(OrderCommand::Pay(250))
         .then_refused(OrderError::WrongAmount { missing: 50 });
-    given::<Order>([placed(), OrderEvent::OrderPaid { cents: 300 }])
+    given::<Order>([placed(), OrderEvent::Paid { cents: 300 }])
         .when(OrderCommand::Fulfil)
-        .then([OrderEvent::OrderFulfilled]);
+        .then([OrderEvent::Fulfilled]);
 
     let store = Store::in_memory()?;
     let topic = store.create_topic("shop", TopicOptions::default())?;

@@ -3,6 +3,8 @@
 //! The store in `fixtures/orders_version_1` was written by `version_1` below; it is kept for ever, and nothing writes it
 //! again.
 
+#![expect(clippy::disallowed_methods, reason = "the fixture lies on the real disk")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -26,6 +26,7 @@ pub fn derive_event(input: TokenStream) -> TokenStream {
 #[derive(Default)]
 struct EnumSays {
     category: Option<LitStr>,
+    prefix: Option<LitStr>,
     codec: Option<Path>,
     upcasts: Option<Path>,
     ignore: Vec<LitStr>,
@@ -80,7 +81,7 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
     for (index, variant) in data.variants.iter().enumerate() {
         let index = index as u32;
         let ident = &variant.ident;
-        match variant_says(variant) {
+        match variant_says(variant, says.prefix.as_ref()) {
             Ok(VariantSays { name, version }) => {
                 if let Some((other, _)) = names.iter().find(|(other, _)| *other == name.value()) {
                     note(Error::new(name.span(), format!("two variants are the event type `{other}`")));
@@ -197,6 +198,12 @@ fn enum_says(input: &DeriveInput) -> Result<EnumSays> {
                     ));
                 }
                 once(&mut says.category, category, &meta.path)
+            } else if meta.path.is_ident("prefix") {
+                let prefix: LitStr = meta.value()?.parse()?;
+                if prefix.value().chars().any(char::is_control) {
+                    return Err(Error::new(prefix.span(), "an event type is printable text"));
+                }
+                once(&mut says.prefix, prefix, &meta.path)
             } else if meta.path.is_ident("codec") {
                 once(&mut says.codec, meta.value()?.parse()?, &meta.path)
             } else if meta.path.is_ident("upcasts") {
@@ -214,8 +221,8 @@ fn enum_says(input: &DeriveInput) -> Result<EnumSays> {
                 Ok(())
             } else {
                 Err(meta.error(
-                    "of an event enum can be said: `category = \"…\"`, `codec = Type`, `upcasts = function`, \
-                     `ignore(\"Type\", …)`, `ignore_unknown`, `crate = path`",
+                    "of an event enum can be said: `category = \"…\"`, `prefix = \"…\"`, `codec = Type`, \
+                     `upcasts = function`, `ignore(\"Type\", …)`, `ignore_unknown`, `crate = path`",
                 ))
             }
         })?;
@@ -229,7 +236,7 @@ fn enum_says(input: &DeriveInput) -> Result<EnumSays> {
     Ok(says)
 }
 
-fn variant_says(variant: &Variant) -> Result<VariantSays> {
+fn variant_says(variant: &Variant, prefix: Option<&LitStr>) -> Result<VariantSays> {
     let (mut name, mut version) = (None, None);
     for attribute in variant.attrs.iter().filter(|a| a.path().is_ident("event")) {
         attribute.parse_nested_meta(|meta| {
@@ -252,7 +259,8 @@ fn variant_says(variant: &Variant) -> Result<VariantSays> {
             }
         })?;
     }
-    let name = name.unwrap_or_else(|| LitStr::new(&variant.ident.to_string(), variant.ident.span()));
+    let prefixed = || format!("{}{}", prefix.map_or_else(String::new, LitStr::value), variant.ident);
+    let name = name.unwrap_or_else(|| LitStr::new(&prefixed(), variant.ident.span()));
     Ok(VariantSays { name, version: version.unwrap_or(1) })
 }
 
