@@ -15,6 +15,7 @@ mod event;
 mod execute;
 mod given;
 mod history;
+pub mod inspect;
 mod shape;
 mod snapshot;
 mod travel;
