@@ -877,7 +877,7 @@ fn a_subscription_from_the_end_gives_what_comes(store: Store<'_>) {
 fn a_polled_subscription_wakes_for_what_comes_and_stands_behind_what_it_looked_at(store: Store<'_>) {
     let mut feed = store.subscribe(&Read::prefix("a-")).expect("the subscription is allowed");
     let polled = |feed: &mut dyn Subscribed| {
-        feed.poll_next(&mut Context::from_waker(std::task::Waker::noop())).map(|p| p.expect("it is whole"))
+        feed.poll_ready(&mut Context::from_waker(std::task::Waker::noop())).map(|p| p.expect("it is whole"))
     };
     assert!(polled(&mut *feed).is_pending());
     append(store, Batch::to("b-1").event(event("NotSelected")));
@@ -890,7 +890,7 @@ fn a_polled_subscription_wakes_for_what_comes_and_stands_behind_what_it_looked_a
             }
         });
         for i in 0..50 {
-            block_on(std::future::poll_fn(|cx| feed.poll_next(cx))).expect("it is whole");
+            block_on(std::future::poll_fn(|cx| feed.poll_ready(cx))).expect("it is whole");
             assert!(polled(&mut *feed).is_ready(), "asking gives nothing out");
             assert_eq!(next(&mut *feed), 2 + 2 * i);
         }

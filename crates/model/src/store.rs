@@ -174,7 +174,7 @@ pub trait Subscribed: Events {
     ///
     /// # Errors
     /// As [`Events::next_view`].
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
 
     /// The place behind the last event given out: where to subscribe again.
     fn place(&self) -> Place;

@@ -14,6 +14,7 @@ pub mod context;
 mod event;
 mod execute;
 mod given;
+pub mod projection;
 mod upcast;
 mod variant;
 

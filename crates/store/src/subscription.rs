@@ -261,7 +261,7 @@ impl Subscribed for Subscription {
         Subscription::next_within(self, timeout)
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.given = None;
         loop {
             let mut ready = false;
