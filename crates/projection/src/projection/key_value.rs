@@ -538,9 +538,39 @@ fn chunk_key(first_revision: u64, number: u32) -> Vec<u8> {
 }
 
 fn chunk_event<'e>(image: &mut Image, entries: &[(&[u8], &[u8])]) -> Result<NewEvent<'e>> {
+    let octets = |bytes| Octets(Cow::Borrowed(bytes));
+    let entries: Vec<_> = entries.iter().map(|&(k, v)| (octets(k), octets(v))).collect();
     let key = chunk_key(image.first_revision, image.chunks);
     image.chunks += 1;
-    Ok(event(IMAGE_CHUNK, key, encode(entries)?))
+    Ok(event(IMAGE_CHUNK, key, encode(&entries)?))
+}
+
+/// Bytes that serde takes as a whole; bincode writes the same as for a `Vec<u8>`.
+struct Octets<'o>(Cow<'o, [u8]>);
+
+impl Serialize for Octets<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Octets<'static> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Octets<'static>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+                Ok(Octets(Cow::Owned(bytes.to_vec())))
+            }
+            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Self::Value, E> {
+                Ok(Octets(Cow::Owned(bytes)))
+            }
+        }
+        deserializer.deserialize_byte_buf(Visitor)
+    }
 }
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
@@ -602,8 +632,10 @@ fn fold_from_last_image(topic: &dyn EventStore) -> Result<Option<(Held, LogState
             (IMAGE_CHUNK, Some(image)) if !closed => {
                 if view.key.is_some_and(|k| k == chunk_key(image.first_revision, chunks)) {
                     chunks += 1;
-                    let entries: Vec<(Vec<u8>, Vec<u8>)> = decode(data).map_err(|e| wrong(&view, e))?;
-                    entries.into_iter().for_each(|(key, value)| held.change(key, Some(value)));
+                    let entries: Vec<(Octets<'_>, Octets<'_>)> = decode(data).map_err(|e| wrong(&view, e))?;
+                    for (key, value) in entries {
+                        held.change(key.0.into_owned(), Some(value.0.into_owned()));
+                    }
                 }
             }
             (IMAGE_CLOSED, Some(image)) if !closed => {

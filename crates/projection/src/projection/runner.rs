@@ -42,7 +42,8 @@ pub struct RunnerOptions {
     pub batch_events_max: usize,
     /// A transaction is ended at so many bytes of events' data.
     pub batch_bytes_max: usize,
-    /// So often an event is tried, or a state or a topic that does not answer, before the projection stops; at least once.
+    /// So often an event is tried, or a state or a topic that does not answer, before the projection stops. An event that
+    /// failed behind others of its batch is always tried once more, alone.
     pub tries: u32,
     /// How long to wait before the second try; twice as long before each that follows.
     pub backoff: Duration,
@@ -415,7 +416,7 @@ impl<P: Projection> Work<P> {
                 Some(failing) if failing.place == failure.place => failing.tries + 1,
                 _ => 1,
             };
-            if !failure.again || tries >= self.options.tries.max(1) {
+            if failure.before == 0 && (!failure.again || tries >= self.options.tries.max(1)) {
                 return Err((failure.error, failure.place));
             }
             tracing::warn!(
@@ -558,9 +559,9 @@ impl<P: Projection> Work<P> {
                 }
                 bytes += view.data.map_or(0, <[u8]>::len);
                 let (recorded_time, event_type) = (view.recorded_time, view.event_type);
-                let recorded = Recorded::new(view).map_err(|e| {
-                    failure = Some(Failure { error: e.clone(), place: Some(place), again: false, before: 0 });
-                    e
+                let recorded = Recorded::new(view).inspect_err(|e| {
+                    let before = applied as u64;
+                    failure = Some(Failure { error: e.clone(), place: Some(place), again: false, before });
                 })?;
                 if let Err(why) = projection.apply(&recorded, tx) {
                     let what = format!(
