@@ -45,6 +45,18 @@ pub fn state_topic(projection: &str, version: u32) -> String {
     format!("{STATE_TOPIC_PREFIX}{projection}/v{version}")
 }
 
+/// The projection's name and version that a topic of this name keeps the state of; `None` where it keeps something else.
+///
+/// ```
+/// use annals_projection::projection::{of_state_topic, state_topic};
+/// assert_eq!(of_state_topic(&state_topic("a/v7", 2)), Some(("a/v7", 2)));
+/// ```
+#[must_use]
+pub fn of_state_topic(topic: &str) -> Option<(&str, u32)> {
+    let (name, version) = topic.strip_prefix(STATE_TOPIC_PREFIX)?.rsplit_once("/v")?;
+    Some((name, version.parse().ok()?))
+}
+
 /// The only stream of a state's topic.
 const STREAM: &str = "state";
 const CHANGED: &str = "Changed";

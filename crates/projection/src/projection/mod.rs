@@ -29,7 +29,7 @@ use crate::event::{Event, Recorded};
 
 pub use self::key::Key;
 pub use self::key_value::{
-    KeyValue, KeyValueReader, KeyValueTx, KeyValueView, STATE_TOPIC_PREFIX, state_topic,
+    KeyValue, KeyValueReader, KeyValueTx, KeyValueView, STATE_TOPIC_PREFIX, of_state_topic, state_topic,
 };
 pub use self::keyed::{Keyed, KeyedProjection};
 pub use self::runner::{Phase, Progress, Runner, RunnerOptions};
@@ -294,8 +294,8 @@ impl Checkpoint {
         })
     }
 
-    /// Whether a projection may go on from here.
-    fn check(&self, source: &dyn EventStore, name: &str, version: u32) -> Result<()> {
+    /// Whether this projection may go on from here.
+    fn check_of(&self, source: &dyn EventStore, name: &str, version: u32) -> Result<()> {
         let refuse = |why: String| Err(Error::invalid(format!("projection `{name}`: {why}")));
         if self.projection != name {
             return refuse(format!(
@@ -310,6 +310,17 @@ impl Checkpoint {
                 self.version
             ));
         }
+        self.check(source)
+    }
+
+    /// Whether a projection may go on from here in this topic.
+    ///
+    /// # Errors
+    /// `Invalid`, with what to do, where it is another store, topic or history, or ends before the checkpoint;
+    /// `HistoryTruncated` where what comes next was removed.
+    pub fn check(&self, source: &dyn EventStore) -> Result<()> {
+        let name = &self.projection;
+        let refuse = |why: String| Err(Error::invalid(format!("projection `{name}`: {why}")));
         if self.store_id != source.store_id() {
             return refuse(format!(
                 "its state was made from the store {}, and this is the store {}; open the right one, or reset the state",

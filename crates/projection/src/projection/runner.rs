@@ -329,7 +329,7 @@ fn load<P: Projection>(
     let (name, version) = (projection.name(), projection.version());
     let first = Checkpoint::first(source, name, version, read)?;
     let checkpoint = state.checkpoint()?.unwrap_or(first);
-    checkpoint.check(source, name, version)?;
+    checkpoint.check_of(source, name, version)?;
     Ok(checkpoint)
 }
 
