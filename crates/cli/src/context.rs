@@ -119,6 +119,10 @@ impl Context {
 
     /// The topic of this name, or the only one.
     pub(crate) fn topic_named(&self, store: &Store, name: Option<&String>) -> Result<Topic> {
+        // An internal topic is found by its name only.
+        if let Some(name) = name.filter(|n| n.starts_with('$')) {
+            return store.topic(name).map_err(Failure::from);
+        }
         let topics = store.topics();
         let names = || topics.iter().map(|t| format!("`{}`", t.name())).collect::<Vec<_>>().join(", ");
         match (name, topics.as_slice()) {

@@ -93,6 +93,8 @@ const TESTS: &[Test] = tests![
     a_subscription_selects,
     a_subscription_goes_on_from_its_place,
     a_subscription_from_the_end_gives_what_comes,
+    a_polled_subscription_wakes_for_what_comes_and_stands_behind_what_it_looked_at,
+    a_topic_says_what_its_places_are_of,
     a_subscription_from_a_time_to_come_gives_nothing_recorded_before_it,
     a_pending_append_is_a_future,
     dropping_a_pending_append_cancels_nothing,
@@ -870,6 +872,39 @@ fn a_subscription_from_the_end_gives_what_comes(store: Store<'_>) {
     assert_eq!(next(&mut *end), 1);
     assert_eq!(next(&mut *end), 2);
     assert_eq!(next(&mut *later), 3);
+}
+
+fn a_polled_subscription_wakes_for_what_comes_and_stands_behind_what_it_looked_at(store: Store<'_>) {
+    let mut feed = store.subscribe(&Read::prefix("a-")).expect("the subscription is allowed");
+    let polled = |feed: &mut dyn Subscribed| {
+        feed.poll_ready(&mut Context::from_waker(std::task::Waker::noop())).map(|p| p.expect("it is whole"))
+    };
+    assert!(polled(&mut *feed).is_pending());
+    append(store, Batch::to("b-1").event(event("NotSelected")));
+    assert!(polled(&mut *feed).is_pending());
+    assert_eq!(feed.place(), store.high_watermark(), "it has looked at what it does not select");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in 0..100 {
+                append(store, Batch::to(if i % 2 == 0 { "b-1" } else { "a-1" }).event(event("E")));
+            }
+        });
+        for i in 0..50 {
+            block_on(std::future::poll_fn(|cx| feed.poll_ready(cx))).expect("it is whole");
+            assert!(polled(&mut *feed).is_ready(), "asking gives nothing out");
+            assert_eq!(next(&mut *feed), 2 + 2 * i);
+        }
+    });
+    assert!(polled(&mut *feed).is_pending());
+}
+
+fn a_topic_says_what_its_places_are_of(store: Store<'_>) {
+    assert_eq!(store.start(), store.high_watermark());
+    let (id, name) = (store.store_id(), store.topic().to_owned());
+    append(store, Batch::to("a").event(event("E")));
+    assert_eq!(store.start().position(0), Some(0));
+    assert_eq!(store.start().0.len(), store.partitions() as usize);
+    assert_eq!((store.store_id(), store.topic()), (id, name.as_str()));
 }
 
 fn a_subscription_from_a_time_to_come_gives_nothing_recorded_before_it(store: Store<'_>) {

@@ -78,6 +78,14 @@ pub enum ErrorKind {
         /// The version of its shape.
         schema_version: u32,
     },
+    /// A projection cannot apply the event, however often it is tried: mend the projection, and run it again. Nothing of the
+    /// event, and nothing behind it, is in the projection's state.
+    NotApplied {
+        /// Where it stands.
+        place: RecordPlace,
+        /// Its type, as it is stored.
+        event_type: String,
+    },
     /// The operating system refused something else; see the source.
     Io,
 }

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::{
-    AppendCondition, Durability, EventView, ExpectedRevision, NewEvent, PartitionId, Place, Position, Read,
-    Result, Revision, Timestamp,
+    AppendCondition, Durability, EventId, EventView, ExpectedRevision, NewEvent, PartitionId, Place,
+    Position, Read, Result, Revision, Timestamp,
 };
 
 /// Events to append together, all or none, with what they expect of their streams.
@@ -167,6 +167,16 @@ pub trait Subscribed: Events {
     /// As [`Events::next_view`].
     fn next_within(&mut self, timeout: Duration) -> Result<Option<EventView<'_>>>;
 
+    /// Ready where the next event is there, so that [`next_within`](Self::next_within) does not wait for it. Otherwise the
+    /// waker is woken when there may be one, and [`place`](Self::place) stands behind everything that was looked at, also
+    /// where nothing of it was selected.
+    ///
+    /// By this a reader can wait for an event or for something else, whichever comes first.
+    ///
+    /// # Errors
+    /// As [`Events::next_view`].
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+
     /// The place behind the last event given out: where to subscribe again.
     fn place(&self) -> Place;
 }
@@ -220,6 +230,15 @@ pub trait EventStore: Send + Sync {
     /// `Unavailable` while the index is being rebuilt.
     fn stream_revision(&self, stream: &str) -> Result<Option<Revision>>;
 
+    /// The first readable position of each partition: everything before it was removed.
+    fn start(&self) -> Place;
+
+    /// Identity of the store that the topic is in, made with it and never changed.
+    fn store_id(&self) -> EventId;
+
+    /// The topic's name. With [`store_id`](Self::store_id) it says what a [`Place`] is a place of.
+    fn topic(&self) -> &str;
+
     /// Behind the last readable record of each partition.
     fn high_watermark(&self) -> Place;
 }
@@ -245,6 +264,18 @@ macro_rules! through_a_pointer {
 
             fn stream_revision(&self, stream: &str) -> Result<Option<Revision>> {
                 (**self).stream_revision(stream)
+            }
+
+            fn start(&self) -> Place {
+                (**self).start()
+            }
+
+            fn store_id(&self) -> EventId {
+                (**self).store_id()
+            }
+
+            fn topic(&self) -> &str {
+                (**self).topic()
             }
 
             fn high_watermark(&self) -> Place {

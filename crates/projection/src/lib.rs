@@ -16,6 +16,7 @@ mod execute;
 mod given;
 mod history;
 pub mod inspect;
+pub mod projection;
 mod shape;
 mod snapshot;
 mod travel;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use annals_model::{
-    Appended, Batch, ErrorKind, EventStore, Events, ExpectedRevision, NewEvent, Pending, Place, Query, Read,
-    RecordedEvent, Result, Revision, Subscribed,
+    Appended, Batch, ErrorKind, EventId, EventStore, Events, ExpectedRevision, NewEvent, Pending, Place,
+    Query, Read, RecordedEvent, Result, Revision, Subscribed,
 };
 use annals_projection::context::Context;
 use annals_projection::{Aggregate, Event, ExecuteError, Executor, Moment, Scope, given};
@@ -152,6 +152,18 @@ impl EventStore for Meddler {
 
     fn stream_revision(&self, stream: &str) -> Result<Option<Revision>> {
         self.inner.stream_revision(stream)
+    }
+
+    fn start(&self) -> Place {
+        self.inner.start()
+    }
+
+    fn store_id(&self) -> EventId {
+        self.inner.store_id()
+    }
+
+    fn topic(&self) -> &str {
+        self.inner.topic()
     }
 
     fn high_watermark(&self) -> Place {

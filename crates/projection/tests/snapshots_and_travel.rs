@@ -46,6 +46,15 @@ impl<S: EventStore> EventStore for Counting<S> {
     fn stream_revision(&self, stream: &str) -> Result<Option<Revision>> {
         self.inner.stream_revision(stream)
     }
+    fn start(&self) -> Place {
+        self.inner.start()
+    }
+    fn store_id(&self) -> annals_model::EventId {
+        self.inner.store_id()
+    }
+    fn topic(&self) -> &str {
+        self.inner.topic()
+    }
     fn high_watermark(&self) -> Place {
         self.inner.high_watermark()
     }

@@ -137,7 +137,7 @@ pub(crate) struct StoreInner {
     pub(crate) env: Env,
     pub(crate) dir: PathBuf,
     options: StoreOptions,
-    store_id: EventId,
+    pub(crate) store_id: EventId,
     topics: Arc<RwLock<Vec<Arc<TopicInner>>>>,
     /// Held while the catalogue is changed.
     changing: Mutex<()>,
@@ -255,6 +255,46 @@ impl Store {
     /// # Errors
     /// `Invalid`: the name, an option out of range, or a topic of this name with other options. `Closed`, `Full`, `Io`.
     pub fn create_topic(&self, name: &str, options: TopicOptions) -> Result<Topic> {
+        if is_internal(name) {
+            return Err(Error::invalid(format!(
+                "a topic may not be called `{name}`: names that begin with {INTERNAL_PREFIX} are for what Annals keeps itself"
+            )));
+        }
+        self.make_topic(name, options)
+    }
+
+    /// Makes an internal topic, or gives the one of this name where it is there, whatever its options. In internal topics
+    /// projections and the like keep what is theirs; the name begins with `$`, and [`topics`](Self::topics) leaves them out.
+    ///
+    /// A new one has one partition and is `Buffered`: what is kept in it can be made again, and is whole up to some batch
+    /// after any crash.
+    ///
+    /// # Errors
+    /// `Invalid`: the name. `NotFound` on a store opened to read that has none. `Closed`, `Full`, `Io`.
+    ///
+    /// ```
+    /// # use annals_store::{Store, TopicOptions};
+    /// let store = Store::in_memory()?;
+    /// store.internal_topic("$projection/balances/v1")?;
+    /// assert!(store.topics().is_empty());
+    /// assert_eq!(store.internal_topics()[0].name(), "$projection/balances/v1");
+    /// assert!(store.create_topic("$mine", TopicOptions::default()).is_err());
+    /// # Ok::<(), annals_model::Error>(())
+    /// ```
+    pub fn internal_topic(&self, name: &str) -> Result<Topic> {
+        if !is_internal(name) {
+            return Err(Error::invalid(format!(
+                "`{name}` is no name of an internal topic: those begin with {INTERNAL_PREFIX}"
+            )));
+        }
+        match self.topic(name) {
+            Err(e) if e.kind() == &ErrorKind::NotFound && !self.is_read_only() => {}
+            found => return found,
+        }
+        self.make_topic(name, TopicOptions { durability: Durability::Buffered, ..TopicOptions::default() })
+    }
+
+    fn make_topic(&self, name: &str, options: TopicOptions) -> Result<Topic> {
         limits::check_topic_name(name)?;
         if !(1..=limits::PARTITIONS_MAX).contains(&options.partitions) {
             return Err(Error::invalid(format!(
@@ -315,9 +355,19 @@ impl Store {
         Ok(Topic { store: Arc::clone(&self.inner), inner })
     }
 
-    /// All topics in the order of their making. On a store opened to read also those that the owner has made since.
+    /// The application's topics in the order of their making, without the internal ones. On a store opened to read also those that the owner has made since.
     #[must_use]
     pub fn topics(&self) -> Vec<Topic> {
+        self.all_topics().into_iter().filter(|t| !is_internal(t.name())).collect()
+    }
+
+    /// The internal topics, in which projections and the like keep what is theirs, in the order of their making.
+    #[must_use]
+    pub fn internal_topics(&self) -> Vec<Topic> {
+        self.all_topics().into_iter().filter(|t| is_internal(t.name())).collect()
+    }
+
+    pub(crate) fn all_topics(&self) -> Vec<Topic> {
         if self.inner.options.read_only
             && let Err(error) = self.inner.look_for_topics()
         {
@@ -342,6 +392,13 @@ impl Store {
     pub fn close(self) -> Result<()> {
         self.inner.close()
     }
+}
+
+/// What the names of internal topics begin with.
+const INTERNAL_PREFIX: char = '$';
+
+fn is_internal(name: &str) -> bool {
+    name.starts_with(INTERNAL_PREFIX)
 }
 
 impl fmt::Debug for Store {

@@ -339,6 +339,18 @@ impl EventStore for Topic {
         Topic::stream_revision(self, stream)
     }
 
+    fn start(&self) -> Place {
+        Topic::start(self)
+    }
+
+    fn store_id(&self) -> EventId {
+        self.store.store_id
+    }
+
+    fn topic(&self) -> &str {
+        self.name()
+    }
+
     fn high_watermark(&self) -> Place {
         Topic::high_watermark(self)
     }

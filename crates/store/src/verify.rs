@@ -75,7 +75,7 @@ impl Store {
             report.findings += 1;
             finding(found);
         }
-        let topics = self.topics();
+        let topics = self.all_topics();
         let mut total = 0;
         for topic in &topics {
             for partition in &topic.inner.partitions {

@@ -4,6 +4,7 @@ pub(crate) mod append;
 pub(crate) mod demo;
 pub(crate) mod get;
 pub(crate) mod init;
+pub(crate) mod project;
 pub(crate) mod read;
 pub(crate) mod repair;
 pub(crate) mod shell;

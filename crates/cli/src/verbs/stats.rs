@@ -83,7 +83,10 @@ const SIZES_SHOWN: &[&str] = &[
 ];
 
 fn sizes(ctx: &Context, store: &Store) -> Result<()> {
-    let topics = if ctx.topic.is_some() { vec![ctx.topic(store)?] } else { store.topics() };
+    let topics = match ctx.topic {
+        Some(_) => vec![ctx.topic(store)?],
+        None => store.topics().into_iter().chain(store.internal_topics()).collect(),
+    };
     let mut rows = ctx.rows(&Columns { table: SIZES_SHOWN, ..Columns::simple(SIZES) })?;
     for topic in &topics {
         for (partition, p) in topic.stats()?.partitions.iter().enumerate() {

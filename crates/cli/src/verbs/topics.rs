@@ -14,12 +14,19 @@ use crate::output::{Cell, Columns};
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Option<Action>,
+    /// List those in which projections and the like keep what is theirs, too
+    #[arg(long)]
+    internal: bool,
 }
 
 #[derive(clap::Subcommand)]
 enum Action {
     /// List the topics (opens to read)
-    List,
+    List {
+        /// Those in which projections and the like keep what is theirs, too
+        #[arg(long)]
+        internal: bool,
+    },
     /// Show one topic (opens to read)
     Show {
         /// The topic; may be left out where there is only one
@@ -92,11 +99,12 @@ impl TopicArgs {
 }
 
 pub(crate) fn run(ctx: &Context, args: Args) -> Result<Exit> {
-    match args.action.unwrap_or(Action::List) {
-        Action::List => {
+    match args.action.unwrap_or(Action::List { internal: args.internal }) {
+        Action::List { internal } => {
             let store = ctx.open_to_read()?;
             let mut rows = ctx.rows(&Columns::simple(BRIEF))?;
-            for topic in store.topics() {
+            let internals = if internal { store.internal_topics() } else { Vec::new() };
+            for topic in store.topics().into_iter().chain(internals) {
                 rows.row(&describe(&topic))?;
             }
             rows.finish()?;
