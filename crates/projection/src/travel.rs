@@ -117,7 +117,12 @@ fn value_of(state: &impl Serialize) -> Result<Value> {
         .map_err(|e| Error::with_source(ErrorKind::Invalid, "a state cannot be written as JSON", e))
 }
 
-fn compare(field: &mut String, before: Option<&Value>, after: Option<&Value>, changes: &mut Vec<Change>) {
+pub(crate) fn compare(
+    field: &mut String,
+    before: Option<&Value>,
+    after: Option<&Value>,
+    changes: &mut Vec<Change>,
+) {
     if before == after {
         return;
     }
