@@ -94,7 +94,7 @@ pub trait KeyedProjection: Send + Sync + 'static {
     }
 
     /// The key that an event belongs to, said without decoding it: its stream, if nothing is said. An event of no key
-    /// (`None`) is none of the projection's.
+    /// (`None`) is none of the projection's. It may be asked of events that [`read`](Self::read) does not select, too.
     ///
     /// Keys that are not their streams' have to be of one partition: events of several partitions are in no order.
     fn key<'e>(&self, event: &EventView<'e>) -> Option<Cow<'e, [u8]>> {
@@ -236,18 +236,18 @@ impl<K: KeyedProjection> Worker<'_, K> {
             if self.span.stop.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed) {
                 return Err(SpanFailure::Stopped);
             }
+            let key = projection.key(&view);
+            // What has no key is counted by the first.
+            let whose = key.as_ref().map_or(0, |key| xxh3_64(key) % workers);
+            if whose != self.worker as u64 {
+                continue;
+            }
             if !everything {
                 looked_at += 1;
                 if !self.filter.matches(&view) {
                     continue;
                 }
                 selected += 1;
-            }
-            let key = projection.key(&view);
-            // What has no key is counted by the first.
-            let whose = key.as_ref().map_or(0, |key| xxh3_64(key) % workers);
-            if whose != self.worker as u64 {
-                continue;
             }
             applied.events += 1;
             applied.recorded_time = applied.recorded_time.max(Some::<Timestamp>(view.recorded_time));
