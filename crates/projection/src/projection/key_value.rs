@@ -355,9 +355,8 @@ impl<'t> KeyValueTx<'t> {
     }
 
     /// Keys of a range and their values, in the order of the keys.
-    pub fn scan<'s>(&'s self, range: impl KeyRange) -> impl Iterator<Item = (&'s [u8], &'s [u8])> {
-        let (from, to) = range.bounds();
-        let bounds = (from.as_ref().map(Cow::as_ref), to.as_ref().map(Cow::as_ref));
+    pub fn scan(&self, range: impl KeyRange) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let bounds = range.bounds();
         let empty = is_empty(&bounds);
         let entries = (!empty).then(|| self.entries.range::<[u8], _>(bounds)).into_iter().flatten();
         let changes = (!empty).then(|| self.changes.range::<[u8], _>(bounds)).into_iter().flatten();
@@ -370,14 +369,17 @@ impl<'t> KeyValueTx<'t> {
     }
 }
 
+/// One end of a range of keys.
+pub type KeyBound<'k> = Bound<&'k [u8]>;
+
 /// A range of keys: of `&[u8]`, `Vec<u8>` and the like, or `..` for all.
 pub trait KeyRange {
     /// Where it begins and ends.
-    fn bounds(&self) -> (Bound<Cow<'_, [u8]>>, Bound<Cow<'_, [u8]>>);
+    fn bounds(&self) -> (KeyBound<'_>, KeyBound<'_>);
 }
 
 impl KeyRange for std::ops::RangeFull {
-    fn bounds(&self) -> (Bound<Cow<'_, [u8]>>, Bound<Cow<'_, [u8]>>) {
+    fn bounds(&self) -> (KeyBound<'_>, KeyBound<'_>) {
         (Bound::Unbounded, Bound::Unbounded)
     }
 }
@@ -385,21 +387,17 @@ impl KeyRange for std::ops::RangeFull {
 macro_rules! key_ranges {
     ($($range:ident)+) => {
         $(impl<K: AsRef<[u8]>> KeyRange for std::ops::$range<K> {
-            fn bounds(&self) -> (Bound<Cow<'_, [u8]>>, Bound<Cow<'_, [u8]>>) {
-                (as_bytes(self.start_bound()), as_bytes(self.end_bound()))
+            fn bounds(&self) -> (KeyBound<'_>, KeyBound<'_>) {
+                (self.start_bound().map(AsRef::as_ref), self.end_bound().map(AsRef::as_ref))
             }
         })+
     };
 }
 
-fn as_bytes<K: AsRef<[u8]>>(bound: Bound<&K>) -> Bound<Cow<'_, [u8]>> {
-    bound.map(|key| Cow::Borrowed(key.as_ref()))
-}
-
 key_ranges! { Range RangeFrom RangeInclusive RangeTo RangeToInclusive }
 
 /// A map's own range panics at this.
-fn is_empty((from, to): &(Bound<&[u8]>, Bound<&[u8]>)) -> bool {
+fn is_empty((from, to): &(KeyBound<'_>, KeyBound<'_>)) -> bool {
     match (from, to) {
         (Bound::Included(from), Bound::Included(to)) => from > to,
         (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => {
@@ -468,9 +466,8 @@ impl KeyValueView<'_> {
     }
 
     /// Keys of a range and their values, in the order of the keys.
-    pub fn scan<'s>(&'s self, range: impl KeyRange) -> impl Iterator<Item = (&'s [u8], &'s [u8])> {
-        let (from, to) = range.bounds();
-        let bounds = (from.as_ref().map(Cow::as_ref), to.as_ref().map(Cow::as_ref));
+    pub fn scan(&self, range: impl KeyRange) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let bounds = range.bounds();
         let found = (!is_empty(&bounds)).then(|| self.0.entries.range::<[u8], _>(bounds));
         found.into_iter().flatten().map(|(k, v)| (k.as_slice(), v.as_slice()))
     }

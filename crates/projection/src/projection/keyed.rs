@@ -3,6 +3,8 @@
 //! # Invariants
 //! - Events of one key are applied in their order and by one worker, so that any number of workers makes the same state.
 //! - A worker decodes only what is its own: each reads the span itself, since that costs less than handing events over.
+//! - Unless little of it is selected, a span is read from its beginning to its end, and what is not selected is passed over,
+//!   since finding each event by the index costs several times as much.
 //!
 //! Elsewhere: when a span is applied, and what happens to events that cannot be (`runner`).
 
@@ -11,7 +13,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use annals_model::{EventView, Read, Timestamp};
+use annals_model::{EventView, Query, Read, Selection, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::xxh3_64;
@@ -22,6 +24,8 @@ use crate::event::{Event, Recorded};
 
 /// At most so many records are caught up on before the state is stored.
 const SPAN_RECORDS_MAX: u64 = 1 << 20;
+/// Where less than one of so many events is selected, they are found by the index: one costs as much as looking at a few.
+const SPARSE: u64 = 8;
 
 /// What events do to the state of the one key that each belongs to.
 ///
@@ -90,7 +94,7 @@ pub trait KeyedProjection: Send + Sync + 'static {
     }
 
     /// The key that an event belongs to, said without decoding it: its stream, if nothing is said. An event of no key
-    /// (`None`) is none of the projection's.
+    /// (`None`) is none of the projection's. It may be asked of events that [`read`](Self::read) does not select, too.
     ///
     /// Keys that are not their streams' have to be of one partition: events of several partitions are in no order.
     fn key<'e>(&self, event: &EventView<'e>) -> Option<Cow<'e, [u8]>> {
@@ -108,6 +112,8 @@ pub trait KeyedProjection: Send + Sync + 'static {
 pub struct Keyed<K> {
     projection: K,
     workers: NonZeroUsize,
+    /// Little of what was read is selected, so that finding it by the index is cheaper than looking at everything.
+    sparse: AtomicBool,
 }
 
 impl<K: KeyedProjection> Keyed<K> {
@@ -115,7 +121,7 @@ impl<K: KeyedProjection> Keyed<K> {
     #[must_use]
     pub fn new(projection: K) -> Self {
         let workers = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Keyed { projection, workers }
+        Keyed { projection, workers, sparse: AtomicBool::new(false) }
     }
 
     /// With so many workers, at least one.
@@ -156,8 +162,14 @@ impl<K: KeyedProjection> Projection for Keyed<K> {
     fn apply_span(&self, span: &Span<'_>, tx: &mut KeyValueTx<'_>) -> Result<SpanApplied, SpanFailure> {
         let committed = tx.committed();
         let failed = AtomicBool::new(false);
+        let mut read = span.read.clone();
+        let mut filter = Query::all();
+        if read.selection == Selection::All && !self.sparse.load(Ordering::Relaxed) {
+            filter = std::mem::take(&mut read.query);
+        }
+        let (read, filter) = (&read, &filter);
         let work = |worker| {
-            let done = Worker { keyed: self, span, failed: &failed, worker }
+            let done = Worker { keyed: self, span, read, filter, failed: &failed, worker }
                 .run(|key| committed.get(key).map(Vec::as_slice));
             if done.is_err() {
                 // The others need not go on.
@@ -198,6 +210,9 @@ type States = Vec<(Vec<u8>, Vec<u8>)>;
 struct Worker<'w, K> {
     keyed: &'w Keyed<K>,
     span: &'w Span<'w>,
+    /// What is read, and what of it is selected.
+    read: &'w Read,
+    filter: &'w Query,
     failed: &'w AtomicBool,
     worker: usize,
 }
@@ -215,7 +230,8 @@ impl<K: KeyedProjection> Worker<'_, K> {
         let (projection, workers) = (&self.keyed.projection, self.keyed.workers.get() as u64);
         let mut states: HashMap<Vec<u8>, K::State> = HashMap::new();
         let mut applied = SpanApplied::default();
-        let mut events = self.span.source.read(&self.span.read).map_err(again)?;
+        let mut events = self.span.source.read(self.read).map_err(again)?;
+        let (everything, mut looked_at, mut selected) = (self.filter.is_all(), 0u64, 0u64);
         while let Some(view) = events.next_view().map_err(again)? {
             if self.span.stop.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed) {
                 return Err(SpanFailure::Stopped);
@@ -225,6 +241,13 @@ impl<K: KeyedProjection> Worker<'_, K> {
             let whose = key.as_ref().map_or(0, |key| xxh3_64(key) % workers);
             if whose != self.worker as u64 {
                 continue;
+            }
+            if !everything {
+                looked_at += 1;
+                if !self.filter.matches(&view) {
+                    continue;
+                }
+                selected += 1;
             }
             applied.events += 1;
             applied.recorded_time = applied.recorded_time.max(Some::<Timestamp>(view.recorded_time));
@@ -241,6 +264,9 @@ impl<K: KeyedProjection> Worker<'_, K> {
                 tracing::debug!(%error, "a span is applied one by one");
                 return Err(SpanFailure::OneByOne);
             }
+        }
+        if selected < looked_at / SPARSE {
+            self.keyed.sparse.store(true, Ordering::Relaxed);
         }
         let states = states.into_iter().map(|(key, state)| Ok((key, encode(&state)?)));
         Ok((applied, states.collect::<Result<_, _>>().map_err(again)?))

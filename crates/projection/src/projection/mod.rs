@@ -12,6 +12,8 @@
 //! - A checkpoint of another store, topic or history, of another projection or version, refuses to run. So does one that
 //!   lies before the first event that is still there, or behind the last.
 //!
+//! States of other kinds implement [`StateStore`]; `Sqlite` (feature `rusqlite`) has the rows of a SQLite database.
+//!
 //! Elsewhere: typed events (`event`), what a place is (`annals_model`).
 
 mod key;
@@ -19,6 +21,8 @@ mod key_value;
 mod keyed;
 mod rebuild;
 mod runner;
+#[cfg(feature = "rusqlite")]
+mod sqlite;
 
 use annals_model::{
     At, Direction, Error, ErrorKind, EventId, EventStore, PartitionPlace, Place, Read, Result, Timestamp,
@@ -30,11 +34,14 @@ use crate::event::{Event, Recorded};
 
 pub use self::key::Key;
 pub use self::key_value::{
-    KeyValue, KeyValueReader, KeyValueTx, KeyValueView, STATE_TOPIC_PREFIX, of_state_topic, state_topic,
+    KeyBound, KeyRange, KeyValue, KeyValueReader, KeyValueTx, KeyValueView, STATE_TOPIC_PREFIX,
+    of_state_topic, state_topic,
 };
 pub use self::keyed::{Keyed, KeyedProjection};
 pub use self::rebuild::{Comparison, Difference, EntityOf, Rebuild, Served, entities_of};
 pub use self::runner::{Phase, Progress, Runner, RunnerOptions};
+#[cfg(feature = "rusqlite")]
+pub use self::sqlite::{Sqlite, SqliteSchema};
 
 /// Why an event could not be applied.
 pub type ApplyError = Box<dyn std::error::Error + Send + Sync>;

@@ -345,7 +345,12 @@ fn load<P: Projection>(
 ) -> Result<Checkpoint> {
     let (name, version) = (projection.name(), projection.version());
     let first = Checkpoint::first(source, name, version, read)?;
-    let checkpoint = state.checkpoint()?.unwrap_or(first);
+    let stored = state.checkpoint()?;
+    if stored.is_none() && read.from == At::End {
+        // Where the end was is known only now.
+        state.transact(&mut |_| Ok(first.clone()))?;
+    }
+    let checkpoint = stored.unwrap_or(first);
     checkpoint.check_of(source, name, version)?;
     Ok(checkpoint)
 }

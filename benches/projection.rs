@@ -1,0 +1,186 @@
+//! Making the state of a projection again: a state for each of many orders, from JSON events, on one worker and on two.
+//!
+//! The ratio is that of medians of runs in alternation; it must be over 1.6 where two processors are free. Processor time is
+//! what both together take, so it says what the second worker costs.
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "benches measure and print")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use annals::{Batch, Durability, Events, Read, Store, Topic, TopicOptions};
+use annals_benches::{Took, Workload, env_number, measure, scratch};
+use annals_projection::projection::{
+    ApplyError, KeyValue, Keyed, KeyedProjection, Runner, RunnerOptions, state_topic,
+};
+use annals_projection::{Event, Recorded, encode};
+use serde::{Deserialize, Serialize};
+
+const STREAMS: usize = 20_000;
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(crate = annals_projection, category = "order")]
+enum OrderEvent {
+    Placed { customer: String, items: Vec<Item>, note: String },
+    Paid { cents: u64, method: String, reference: String },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Item {
+    article: String,
+    pieces: u32,
+    cents: u64,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Order {
+    placed: u64,
+    pieces: u64,
+    cents: u64,
+    paid: u64,
+    customer: String,
+}
+
+/// The states of orders; whether it reads by the types of its events, as it does by default, or everything.
+struct Orders {
+    by_types: bool,
+}
+
+impl KeyedProjection for Orders {
+    type Event = OrderEvent;
+    type State = Order;
+
+    fn name(&self) -> &str {
+        "orders"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn read(&self) -> Read {
+        if self.by_types { Read::query(OrderEvent::query()) } else { Read::all() }
+    }
+
+    fn apply(&self, event: &Recorded<'_, OrderEvent>, order: &mut Order) -> Result<(), ApplyError> {
+        match event.known() {
+            Some(OrderEvent::Placed { customer, items, .. }) => {
+                order.placed += 1;
+                order.pieces += items.iter().map(|i| u64::from(i.pieces)).sum::<u64>();
+                order.cents += items.iter().map(|i| i.cents).sum::<u64>();
+                order.customer.clone_from(customer);
+            }
+            Some(OrderEvent::Paid { cents, .. }) => order.paid += cents,
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+fn main() {
+    let events = env_number("ANNALS_BENCH_EVENTS", 600_000);
+    let rounds = env_number("ANNALS_BENCH_ROUNDS", 5);
+    let dir = scratch();
+    let store = Store::open(dir.path().join("store")).expect("opened");
+    let topic = filled(&store, events);
+    let bytes: u64 = topic.stats().expect("counts").partitions.iter().map(|p| p.log_bytes).sum();
+    println!(
+        "making {STREAMS} states again from {events} events of {} bytes in the log each, Buffered, JSON",
+        bytes / events
+    );
+    let mut scans: Vec<Took> = (0..rounds).map(|_| measure(|| scan(&topic)).0).collect();
+    let scan = annals_benches::median(&mut scans.drain(..).map(|t| t.cpu).collect::<Vec<_>>());
+    println!("  looking at every event and decoding none: processor {scan:?}");
+    for by_types in [false, true] {
+        let mut took = [Vec::new(), Vec::new()];
+        let mut run = 0;
+        for _ in 0..rounds {
+            for workers in [1, 2] {
+                run += 1;
+                let kept = store
+                    .internal_topic(&state_topic(if by_types { "types" } else { "all" }, run))
+                    .expect("made");
+                let state = KeyValue::open(Arc::new(kept)).expect("opened");
+                let reader = state.reader();
+                let keyed = Keyed::new(Orders { by_types }).workers(workers);
+                let source = Arc::new(topic.clone());
+                let (this, ()) = measure(|| {
+                    let runner = Runner::start(source, keyed, state, RunnerOptions::default());
+                    let runner = runner.expect("started");
+                    runner.wait_for(&topic.high_watermark(), Duration::MAX).expect("caught up");
+                    runner.stop().expect("it ran well");
+                });
+                assert_eq!(reader.checkpoint().map(|c| c.events), Some(events));
+                took[workers - 1].push(this);
+            }
+        }
+        let [one, two] = took.map(median);
+        let rate = |t: Took| events as f64 / t.wall.as_secs_f64() / 1e6;
+        println!(
+            "  read by {}:",
+            if by_types { "event types (the default)" } else { "position (everything)" }
+        );
+        println!("    one worker:  {:?}, {:.2} M events/s, processor {:?}", one.wall, rate(one), one.cpu);
+        println!("    two workers: {:?}, {:.2} M events/s, processor {:?}", two.wall, rate(two), two.cpu);
+        println!(
+            "    ratio {:.2} (must be over 1.6), processor {:.2}; two processors to themselves allow {:.2}",
+            one.wall.as_secs_f64() / two.wall.as_secs_f64(),
+            two.cpu.as_secs_f64() / one.cpu.as_secs_f64(),
+            2.0 * one.cpu.as_secs_f64() / two.cpu.as_secs_f64()
+        );
+    }
+}
+
+fn scan(topic: &Topic) -> usize {
+    let mut read = topic.read(&Read::all()).expect("read");
+    let mut bytes = 0;
+    while let Some(view) = read.next_view().expect("whole") {
+        bytes += view.stream.len();
+    }
+    bytes
+}
+
+fn median(mut took: Vec<Took>) -> Took {
+    took.sort_by_key(|t| t.wall);
+    took[took.len() / 2]
+}
+
+fn filled(store: &Store, events: u64) -> Topic {
+    let options = TopicOptions {
+        durability: Durability::Buffered,
+        // As a long log is: nearly all of it sealed, and read in its maps.
+        segment_bytes_max: 16 * 1024 * 1024,
+        ..TopicOptions::default()
+    };
+    let topic = store.create_topic("orders", options).expect("made");
+    let mut workload = Workload::new(STREAMS, 0);
+    let names = workload.streams().to_vec();
+    let mut done = 0;
+    while done < events {
+        let mut batch = Batch::default();
+        for n in done..events.min(done + 1000) {
+            let order = if n % 2 == 0 {
+                let item = |i: u64| Item {
+                    article: format!("article-{}", (n + i) % 977),
+                    pieces: 1 + (i as u32),
+                    cents: 100 + n % 900,
+                };
+                OrderEvent::Placed {
+                    customer: format!("customer-{}", n % 5_003),
+                    items: (0..3).map(item).collect(),
+                    note: "leave it with the neighbours on the second floor".to_owned(),
+                }
+            } else {
+                OrderEvent::Paid {
+                    cents: n % 10_000,
+                    method: "transfer".to_owned(),
+                    reference: format!("invoice {n} of the year"),
+                }
+            };
+            batch = batch.and_to(names[workload.pick()].clone()).event(encode(&order).expect("written"));
+        }
+        topic.append(&batch).wait().expect("appended");
+        done += batch.len() as u64;
+    }
+    topic.sync().expect("synced");
+    topic
+}
