@@ -294,6 +294,13 @@ impl RecordContext {
         Some(record_len((u32_at(header, 4) & !LOST) as usize))
     }
 
+    /// What the header of the record that begins here says of length, position and time; nothing is checked.
+    pub(crate) fn peek(&self, bytes: &[u8]) -> Option<(usize, Position, Timestamp)> {
+        let len = self.peek_len(bytes)?;
+        let Record { position, recorded_time, .. } = self.fields(bytes.get(..RECORD_HEADER_LEN)?, 0);
+        Some((len, position, recorded_time))
+    }
+
     /// Reads the record that begins here and checks its CRC; `None` where the bytes are no record of this address, or a
     /// [lost](Self::decode_lost) one.
     #[must_use]

@@ -6,6 +6,8 @@
 //!   or in the wrong place, is never taken for the log.
 //! - It ends where the log ends: damage is told from a torn tail as opening does it, by what proves a position durable.
 //! - A part of a file that the disk cannot read counts as damaged; nothing here writes.
+//! - What is looked at and held in memory is bounded by the bytes that are really there, whatever lengths and counts a
+//!   manifest, a mark or a header gives.
 //!
 //! Elsewhere: what a reader makes of it (`reader`), what is reported (`verify`), what is done about it (`repair`).
 
@@ -92,6 +94,9 @@ pub(crate) struct Salvage<'f> {
     ends: Ends,
     /// Nothing is looked at from here on.
     limit: u64,
+    /// The header found last that proves something durable, with its file offset: none before it proves as much, so
+    /// looking for the next proof begins here.
+    proof: Option<(u64, Position)>,
 }
 
 impl<'f> Salvage<'f> {
@@ -107,7 +112,7 @@ impl<'f> Salvage<'f> {
             Ends::Sealed { len, .. } => len,
             Ends::Active { mark } => bytes.file_len.max(mark.map_or(FRAMES_START, |(offset, _)| offset)),
         };
-        Ok(Salvage { bytes, context, base_address, ends, limit })
+        Ok(Salvage { bytes, context, base_address, ends, limit, proof: None })
     }
 
     /// Walks over all of the segment; gives where it ends, with the checksum of the frames that are whole.
@@ -191,7 +196,8 @@ impl<'f> Salvage<'f> {
         let Some(header) = self.header_at(at)?.filter(|h| h.first_position == position) else {
             return Ok(None);
         };
-        if !self.fits(at, &header) {
+        // The file may be shorter than the segment is said to be.
+        if !self.fits(at, &header) || at + header.frame_len() > self.bytes.file_len {
             return Ok(None);
         }
         let (context, address) = (self.context, self.base_address + at);
@@ -246,8 +252,15 @@ impl<'f> Salvage<'f> {
             Ends::Active { .. } => {}
         }
         let mut next = at;
+        if let Some((offset, synced_end)) = self.proof.filter(|(offset, _)| *offset >= at) {
+            if synced_end > position {
+                return Ok(true);
+            }
+            next = offset + 8;
+        }
         while let Some((offset, header)) = self.next_header(next, self.limit)? {
             if header.synced_end > position {
+                self.proof = Some((offset, header.synced_end));
                 return Ok(true);
             }
             next = offset + 8;
@@ -267,19 +280,24 @@ impl<'f> Salvage<'f> {
         let (mut at, mut next) = (bytes.start + FRAME_HEADER_LEN as u64, positions.start);
         // Behind the last survivor; so many bytes hold what is lost before the next.
         let mut room_from = at;
-        while at + RECORD_HEADER_LEN as u64 <= bytes.end {
-            let room = (bytes.end - at) as usize;
+        // Behind the end of the file there is nothing, whatever the manifest or the mark says.
+        let end = bytes.end.min(self.bytes.file_len);
+        while at + RECORD_HEADER_LEN as u64 <= end {
+            let room = (end - at) as usize;
             let head = self.bytes.get(at, RECORD_HEADER_LEN)?;
-            let len = context.peek_len(head).filter(|len| *len <= room);
+            // Where it says it belongs is looked at before its checksum: else any bytes that look like a length would
+            // have to be summed up to there.
+            let len = context.peek(head).and_then(|(len, position, recorded_time)| {
+                let belongs = len <= room
+                    && (next..positions.end).contains(&position)
+                    && (position - next).saturating_mul(RECORD_HEADER_LEN as u64) <= at - room_from
+                    && header.is_none_or(|h| h.recorded_time == recorded_time);
+                belongs.then_some(len)
+            });
             let record = match len {
                 Some(len) => whole_record(&context, self.bytes.get(at, len)?, self.base_address + at),
                 None => None,
             };
-            let record = record.filter(|r| {
-                (next..positions.end).contains(&r.position)
-                    && (r.position - next).saturating_mul(RECORD_HEADER_LEN as u64) <= at - room_from
-                    && header.is_none_or(|h| h.recorded_time == r.recorded_time)
-            });
             match record {
                 Some(record) => {
                     survivors.push((at, record));
