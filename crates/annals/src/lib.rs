@@ -65,8 +65,8 @@ pub use annals_model::{
 };
 pub use annals_store::{
     Env, Finding, Lost, PartitionStats, Reader, RecoveryReport, Repair, RepairReport, RepairStep,
-    SegmentStats, Store, StoreOptions, Streams, Subscription, Ticket, Topic, TopicOptions, TopicStats,
-    VerifyReport, env,
+    ScrubOptions, ScrubStatus, SegmentStats, Store, StoreOptions, Streams, Subscription, Ticket, Topic,
+    TopicOptions, TopicStats, VerifyReport, env,
 };
 
 /// The README's example, as a test.
