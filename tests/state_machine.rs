@@ -13,6 +13,7 @@
 //! Seen to fail with these bugs put into the store one at a time: a part of a batch taken for a repeat; a condition that
 //! does not see what is staged; a subscription's place one too far, and one too near; an answer that does not wait for
 //! what it rests on; no sync; what is written shown before it is synced; a torn frame taken for a whole one.
+#![cfg(not(annals_shuttle))]
 
 use std::collections::VecDeque;
 use std::sync::Arc;
