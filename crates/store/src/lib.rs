@@ -43,6 +43,7 @@
 //! Elsewhere: words and contract (`annals-model`), bytes and durability (`annals-log`).
 
 mod append;
+mod backup;
 mod catalogue;
 mod codec;
 #[doc(hidden)]
@@ -60,6 +61,10 @@ mod verify;
 pub use annals_log::env::{self, Env};
 
 pub use crate::append::Ticket;
+pub use crate::backup::{
+    AsOf, BackupOptions, BackupReport, PartitionBackup, RestoreOptions, RestoreReport, RestoredPartition,
+    restore,
+};
 pub use crate::read::Reader;
 pub use crate::repair::{Lost, Repair, RepairReport, RepairStep};
 pub use crate::stats::{PartitionStats, SegmentStats, TopicStats};
