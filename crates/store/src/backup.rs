@@ -324,14 +324,14 @@ pub fn restore(
     no_link(env, &src.join(BACKUP_NAME))?;
     let catalogue = load_backup(env, src)?.ok_or_else(no_backup)?;
     let bounds = bounds(&catalogue, options.as_of.as_ref())?;
-    let mut total = 0;
+    let mut total = 0_u64;
     for (entry, partition) in partitions(&catalogue) {
         let from = partition_dir(src, entry.number, partition);
         if !is_dir_below(env, src, entry.number, partition)? {
             return Err(damaged(&from, "the backup names this partition, but it is gone"));
         }
         if let Some(kept) = Kept::load(env, &from)? {
-            total += kept.bytes();
+            total = kept.bytes().saturating_add(total);
         }
     }
     if dir.starts_with(src) {
