@@ -655,6 +655,10 @@ fn a_restore_that_is_cut_anywhere_leaves_no_store_or_the_whole_one() {
     let counted = Arc::new(AtomicU64::new(0));
     let (seen, all) = (Arc::clone(&counted), new.clone());
     let whole = move |image: &SimulatedDisk, what: &str| -> bool {
+        if image.kind(&Path::new(AGAIN).join("catalogue")).expect("looked").is_some() {
+            Store::open_with(&image.env(8), AGAIN, StoreOptions { create: false, ..options() })
+                .unwrap_or_else(|e| panic!("{what}: what has a catalogue is a store: {e}"));
+        }
         for read_only in [true, false] {
             let options = StoreOptions { create: false, read_only, ..options() };
             match Store::open_with(&image.env(8), AGAIN, options) {
