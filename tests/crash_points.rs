@@ -1,11 +1,13 @@
-//! D1, D2, D3, O1, O3, B2: the power is cut at every call to the disk, and again at every call of the recovery.
+//! D1, D2, D3, O1, O2, O3, B2: the power is cut at every call to the disk, and again at every call of the recovery.
 //!
 //! Goal: whatever of the unsynced sectors and names survives, every acknowledged append is there byte for byte, batches are
 //! whole or absent, nothing shown before vanishes, a repeat finds its original, and the store takes appends again.
 //!
 //! Method: one thread runs a workload on the simulated disk. After each call that changes something, the disk is cut in
 //! several ways; from each image a store is opened and compared with what the workload knew at that moment. A share of the
-//! images is cut once more at every call of its recovery. Seeds are printed on failure; `ANNALS_CRASH_IMAGES` sets how many
+//! images is cut once more at every call of its recovery, and so is a share of what a killed process leaves. A follower,
+//! which is another process, looks along after every call, of the workload and of each recovery that is cut: whatever it
+//! was shown has to be there afterwards. Seeds are printed on failure; `ANNALS_CRASH_IMAGES` sets how many
 //! images are looked at at least (the workloads are repeated with other seeds until there are so many).
 
 use std::collections::HashMap;
@@ -14,13 +16,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use annals_log::simulated::{SimulatedDisk, Survivors};
+use annals_log::{Log, LogOptions};
 use annals_model::{
     AppendCondition, Batch, Durability, ErrorKind, EventId, ExpectedRevision, NewEvent, Query, Read,
-    RecordPlace,
+    RecordPlace, RecordedEvent,
 };
 use annals_store::{Store, StoreOptions, Topic, TopicOptions};
 
 const DIR: &str = "/store";
+/// The one partition of the one topic.
+const PARTITION: &str = "/store/topics/00000001/00000000";
 
 /// An event as the workload appended it.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,12 +45,36 @@ struct Knowledge {
     ends: Vec<usize>,
     /// The batch whose append has not been answered.
     under_way: Vec<Known>,
-    /// Readers were shown so many records.
+    /// The owner's readers were shown so many records.
     shown: usize,
+    /// Another process was shown so many: those that the mark proves, whatever the durability.
+    followed: usize,
+}
+
+impl Knowledge {
+    /// Everything that may be there.
+    fn all(&self) -> Vec<Known> {
+        self.acknowledged.iter().chain(&self.under_way).cloned().collect()
+    }
+
+    /// O1, D3: this is the beginning of the history, in whole batches.
+    fn begins_with(&self, found: &[Known], what: &str) {
+        let all = self.all();
+        assert!(
+            found.len() <= all.len() && *found == all[..found.len()],
+            "{what}: O1, D3: another history was found:\n{:?}\n{:?}",
+            names(found),
+            names(&all)
+        );
+        let whole = found.len() == all.len() || self.ends.contains(&found.len()) || found.is_empty();
+        assert!(whole, "{what}: D3: a batch is there in part: {} of {:?}", found.len(), self.ends);
+    }
 }
 
 struct Run {
     knowledge: Mutex<Knowledge>,
+    /// Another process that reads along.
+    follower: Mutex<Option<Store>>,
     images: AtomicU64,
     seed: u64,
     durability: Durability,
@@ -57,6 +86,7 @@ fn options() -> StoreOptions {
     StoreOptions {
         // One thread, and no timer that fires: the same calls each time.
         index_thread: false,
+        scrub: None,
         sync_interval: Duration::MAX,
         index_run_bytes: 8 * 1024,
         cached_streams_max: 4,
@@ -76,6 +106,7 @@ fn number(seed: &mut u64) -> u64 {
 impl Run {
     /// Looks at what cuts at this moment leave.
     fn cut(&self, disk: &SimulatedDisk, call: u64) {
+        self.look_along(call);
         let knowledge = self.knowledge.lock().expect("no panic").clone();
         for (i, survivors) in Survivors::KINDS.into_iter().enumerate() {
             let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(call * 16 + i as u64);
@@ -91,33 +122,57 @@ impl Run {
             check(&image, &knowledge, self.durability, &what);
         }
         // Killed, not cut: the cache survives, and with it everything acknowledged, buffered or not.
-        check(
-            &disk.fork(),
-            &knowledge,
-            Durability::Synced,
-            &format!("seed {} call {call} killed", self.seed),
-        );
-        self.images.fetch_add(1, Ordering::Relaxed);
+        let what = format!("seed {} call {call} killed", self.seed);
+        let count = self.images.fetch_add(1, Ordering::Relaxed);
+        if count.is_multiple_of(self.again) {
+            self.cut_recovery(&disk.fork(), &knowledge, &what, self.seed ^ call);
+        }
+        check(&disk.fork(), &knowledge, Durability::Synced, &what);
+    }
+
+    /// The follower looks at what it is shown at this moment.
+    fn look_along(&self, call: u64) {
+        let follower = self.follower.lock().expect("no panic");
+        let Some(store) = follower.as_ref() else { return };
+        let what = format!("seed {} call {call}, a follower", self.seed);
+        // It may have opened the store before the topic was made.
+        let Ok(topic) = store.topic("t") else { return };
+        let found = all_of(&topic, &what);
+        let mut knowledge = self.knowledge.lock().expect("no panic");
+        knowledge.begins_with(&found, &what);
+        assert!(found.len() >= knowledge.followed, "{what}: D2: what it was shown is gone");
+        if self.durability == Durability::Synced {
+            // The mark is written before the answer is given.
+            let shown = found.len() >= knowledge.acknowledged.len();
+            assert!(shown, "{what}: {} of {} acknowledged", found.len(), knowledge.acknowledged.len());
+        }
+        knowledge.followed = found.len();
     }
 
     /// Cuts an image again at every call of its recovery.
     fn cut_recovery(&self, image: &SimulatedDisk, knowledge: &Knowledge, what: &str, seed: u64) {
         let copy = image.fork();
-        let images: Arc<Mutex<Vec<(u64, SimulatedDisk)>>> = Arc::default();
+        let images: Arc<Mutex<Vec<(u64, SimulatedDisk, usize)>>> = Arc::default();
         let seen = Arc::clone(&images);
+        // A follower of this one partition, which takes no part in the recovery.
+        let follower = Log::follow(&copy.env(seed), PARTITION.as_ref(), LogOptions::default()).ok();
         copy.observe(move |disk, call| {
+            let shown = follower.as_ref().map_or(0, |log| {
+                log.refresh().unwrap_or_else(|e| panic!("a follower of the recovery, call {call}: {e:?}"));
+                log.watermark().position as usize
+            });
             let survivors = Survivors::KINDS[(call % Survivors::KINDS.len() as u64) as usize];
-            seen.lock().expect("no panic").push((call, disk.cut(survivors, seed ^ call)));
+            seen.lock().expect("no panic").push((call, disk.cut(survivors, seed ^ call), shown));
         });
         let store = Store::open_with(&copy.env(seed), DIR, options());
         copy.stop_observing();
         drop(store);
         let images = std::mem::take(&mut *images.lock().expect("no panic"));
-        for (call, image) in images {
+        for (call, image, shown) in images {
             self.images.fetch_add(1, Ordering::Relaxed);
             check(
                 &image,
-                knowledge,
+                &Knowledge { followed: knowledge.followed.max(shown), ..knowledge.clone() },
                 self.durability,
                 &format!("{what}, cut again at call {call} of the recovery"),
             );
@@ -139,34 +194,16 @@ fn check(image: &SimulatedDisk, knowledge: &Knowledge, durability: Durability, w
             return;
         }
     };
-    let found: Vec<Known> = topic
-        .read(&Read::all())
-        .expect("reads")
-        .map(|e| {
-            let e = e.unwrap_or_else(|e| panic!("{what}: a read fails: {e:?}"));
-            Known { stream: e.stream, id: e.id, data: e.data.map(|d| d.to_vec()).unwrap_or_default() }
-        })
-        .collect();
-
-    let acknowledged = &knowledge.acknowledged;
-    let all: Vec<Known> = acknowledged.iter().chain(&knowledge.under_way).cloned().collect();
-    assert!(
-        found.len() <= all.len() && found == all[..found.len()],
-        "{what}: O1, D3: another history was found:\n{:?}\n{:?}",
-        names(&found),
-        names(&all)
-    );
+    let found = all_of(&topic, what);
+    knowledge.begins_with(&found, what);
+    let (all, acknowledged) = (knowledge.all(), &knowledge.acknowledged);
+    let (left, shown) = (found.len(), knowledge.shown);
     if durability == Durability::Synced {
-        assert!(found.len() >= acknowledged.len(), "{what}: D1: {} of {}", found.len(), acknowledged.len());
-        assert!(
-            found.len() >= knowledge.shown,
-            "{what}: D2: {} shown, {} left",
-            knowledge.shown,
-            found.len()
-        );
+        assert!(left >= acknowledged.len(), "{what}: D1: {left} of {}", acknowledged.len());
+        assert!(left >= shown, "{what}: D2: {shown} shown, {left} left");
     }
-    let whole = found.len() == all.len() || knowledge.ends.contains(&found.len()) || found.is_empty();
-    assert!(whole, "{what}: D3: a batch is there in part: {} of {:?}", found.len(), knowledge.ends);
+    let followed = knowledge.followed;
+    assert!(left >= followed, "{what}: D2: {followed} shown to another process, {left} left");
 
     // O1: revisions without gap, and the index agrees with the log.
     let mut revisions: HashMap<&str, u64> = HashMap::new();
@@ -178,6 +215,17 @@ fn check(image: &SimulatedDisk, knowledge: &Knowledge, durability: Durability, w
         assert_eq!(last, Some(count - 1), "{what}: B2: the index does not agree on `{stream}`");
         let read = topic.read(&Read::stream(*stream)).expect("reads").count() as u64;
         assert_eq!(read, *count, "{what}: B2: reading `{stream}` finds {read} of {count}");
+    }
+    // O2: conditions are decided by what is there.
+    if let Some((&stream, &count)) = revisions.iter().next() {
+        let ahead = Batch::to(stream).expect(ExpectedRevision::Exact(count)).event(NewEvent::new("Not"));
+        let e = topic.append(&ahead).wait().expect_err("nothing is at that revision");
+        let right = matches!(e.kind(), ErrorKind::Conflict { actual, .. } if *actual == Some(count - 1));
+        assert!(right, "{what}: O2: {e:?}");
+        let none = AppendCondition::none_match(Query::tags(["t"]));
+        let e = topic.append(&Batch::to(stream).event(NewEvent::new("Not")).condition(none)).wait();
+        let right = matches!(e.as_ref().map_err(|e| e.kind()), Err(ErrorKind::ConditionFailed { .. }));
+        assert!(right, "{what}: O2: {e:?}");
     }
     // O3: a repeat of what is there finds its original; of what is not, it is new.
     if let Some(&end) = knowledge.ends.last() {
@@ -192,11 +240,21 @@ fn check(image: &SimulatedDisk, knowledge: &Knowledge, durability: Durability, w
         );
     }
     // It goes on.
-    let next = topic.append(&Batch::to("after").event(NewEvent::new("After"))).wait();
+    let after = Batch::to("after").expect(ExpectedRevision::NoStream).event(NewEvent::new("After"));
+    let next = topic.append(&after).wait();
     assert!(next.is_ok(), "{what}: it takes no appends: {next:?}");
     let position = next.expect("checked above").positions.start;
     let got = topic.get(RecordPlace { partition: 0, position }).expect("reads");
     assert_eq!(got.map(|e| e.event_type), Some("After".to_owned()), "{what}");
+}
+
+fn all_of(topic: &Topic, what: &str) -> Vec<Known> {
+    let read = topic.read(&Read::all()).unwrap_or_else(|e| panic!("{what}: a read fails: {e:?}"));
+    let event = |e: annals_model::Result<RecordedEvent>| {
+        let e = e.unwrap_or_else(|e| panic!("{what}: a read fails: {e:?}"));
+        Known { stream: e.stream, id: e.id, data: e.data.map(|d| d.to_vec()).unwrap_or_default() }
+    };
+    read.map(event).collect()
 }
 
 fn names(events: &[Known]) -> Vec<String> {
@@ -224,7 +282,7 @@ fn workload(run: &Arc<Run>, disk: &SimulatedDisk, appends: u64, sizes: u64) {
             store = Some((opened, topic));
         }
         let (opened, topic) = store.take().expect("opened above");
-        match number(&mut seed) % 12 {
+        match number(&mut seed) % 14 {
             0 => {
                 // Closed, or dropped, which is the same but for the answer.
                 drop(topic);
@@ -242,7 +300,14 @@ fn workload(run: &Arc<Run>, disk: &SimulatedDisk, appends: u64, sizes: u64) {
                     assert!(again.repeated && again.positions.start == start as u64);
                 }
             }
-            2 => {
+            2 | 3 => {
+                // Another process begins to read along, or begins anew.
+                let options = StoreOptions { read_only: true, create: false, ..options() };
+                let env = disk.env(seed ^ step ^ 0xf0);
+                let follower = Store::open_with(&env, DIR, options).expect("it opens beside the owner");
+                *run.follower.lock().expect("no panic") = Some(follower);
+            }
+            4 => {
                 // A stale expectation and a failing condition change nothing.
                 let stale =
                     Batch::to("s-0").expect(ExpectedRevision::Exact(1_000_000)).event(NewEvent::new("Not"));
@@ -284,6 +349,7 @@ fn run(seed: u64, durability: Durability, appends: u64, sizes: u64, again: u64) 
     let disk = SimulatedDisk::new();
     let run = Arc::new(Run {
         knowledge: Mutex::new(Knowledge::default()),
+        follower: Mutex::new(None),
         images: AtomicU64::new(0),
         seed,
         durability,

@@ -108,6 +108,7 @@ fn options() -> StoreOptions {
     StoreOptions {
         // One thread and no timer that fires: the same each time.
         index_thread: false,
+        scrub: None,
         sync_interval: Duration::MAX,
         index_run_bytes: 14 * 1024,
         cached_streams_max: 2,

@@ -727,7 +727,7 @@ pub const DIR: &str = "/store";
 /// Options under which nothing happens by the clock: no sync behind appends, no index files before the end.
 #[must_use]
 pub fn quiet() -> StoreOptions {
-    StoreOptions { sync_interval: Duration::from_secs(3600), ..StoreOptions::default() }
+    StoreOptions { sync_interval: Duration::from_secs(3600), scrub: None, ..StoreOptions::default() }
 }
 
 /// A topic whose segments are as small as they can be.

@@ -480,8 +480,12 @@ fn a_lost_partition_is_refused_and_repaired_with_another_history() {
 /// The same store on a disk that loses power.
 fn filled_simulated(seed: u64) -> (SimulatedDisk, Vec<RecordedEvent>) {
     let disk = SimulatedDisk::new();
-    let options =
-        StoreOptions { index_thread: false, sync_interval: Duration::MAX, ..StoreOptions::default() };
+    let options = StoreOptions {
+        index_thread: false,
+        sync_interval: Duration::MAX,
+        scrub: None,
+        ..StoreOptions::default()
+    };
     let (store, topic) = open_topic(&disk.env(seed), options, small_segments()).expect("it opens");
     for number in 0..24 {
         let batch = (0..3).fold(Batch::to(format!("s-{}", number % 3)), |batch, i| {

@@ -23,6 +23,7 @@ pub(crate) const PARTITION: &str = "/store/topics/00000001/00000000";
 pub(crate) fn options() -> StoreOptions {
     StoreOptions {
         index_thread: false,
+        scrub: None,
         sync_interval: Duration::MAX,
         index_run_bytes: 8 * 1024,
         cached_streams_max: 2,

@@ -66,8 +66,8 @@ pub use annals_model::{
 pub use annals_store::{
     AsOf, BackupOptions, BackupReport, Env, Finding, Lost, PartitionBackup, PartitionStats, Reader,
     RecoveryReport, Repair, RepairReport, RepairStep, RestoreOptions, RestoreReport, RestoredPartition,
-    SegmentStats, Store, StoreOptions, Streams, Subscription, Ticket, Topic, TopicOptions, TopicStats,
-    VerifyReport, env, restore,
+    ScrubOptions, ScrubStatus, SegmentStats, Store, StoreOptions, Streams, Subscription, Ticket, Topic,
+    TopicOptions, TopicStats, VerifyReport, env, restore,
 };
 
 /// The README's example, as a test.

@@ -64,31 +64,37 @@ impl Log {
     /// Checks manifest, mark, and all segments up to `until`.
     ///
     /// # Errors
-    /// The system's, where a file cannot be read at all; damage is no error here.
+    /// The system's, where manifest or mark cannot be read. Damage is no error here, and neither is a segment that
+    /// cannot be read: both are faults.
     pub fn verify(&self, until: Watermark, check: &mut Check<'_>) -> Result<Checked> {
-        let mut checked = Checked::default();
-        self.inner.verify_manifest(check)?;
-        self.inner.verify_mark(check)?;
-        for segment in self.inner.segments().iter() {
-            if segment.header.base_address < until.address
-                && self.inner.verify_segment(segment, until, &mut checked, check)?.is_break()
-            {
-                break;
-            }
-        }
-        Ok(checked)
+        self.verify_in_turn(until, 0, check)
     }
 
-    /// Checks the segments that are sealed: the bytes that nobody writes to any more.
+    /// The same, beginning with the segment of this index (modulo their number) and going round: who never gets to the
+    /// end gets to every segment all the same.
     ///
     /// # Errors
     /// As [`verify`](Self::verify).
-    pub fn verify_sealed(&self, check: &mut Check<'_>) -> Result<Checked> {
+    pub fn verify_in_turn(&self, until: Watermark, first: usize, check: &mut Check<'_>) -> Result<Checked> {
         let mut checked = Checked::default();
-        let until = self.watermark();
-        for segment in self.inner.segments().iter().filter(|s| s.seal().is_some()) {
-            if self.inner.verify_segment(segment, until, &mut checked, check)?.is_break() {
-                break;
+        self.inner.verify_manifest(check)?;
+        self.inner.verify_mark(check)?;
+        let segments = self.inner.segments();
+        let (before, from) = segments.split_at(first.checked_rem(segments.len()).unwrap_or(0));
+        for segment in from.iter().chain(before).filter(|s| s.header.base_address < until.address) {
+            match self.inner.verify_segment(segment, until, &mut checked, check) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                Err(e) => {
+                    let end = segment.seal().map_or(until.position, |s| s.end_position);
+                    (check.fault)(Fault {
+                        file: name_of(segment),
+                        file_offset: 0,
+                        positions: Some(segment.header.base_position..end).filter(|p| !p.is_empty()),
+                        what: format!("it cannot be read to its end: {e}"),
+                        derived: false,
+                    });
+                }
             }
         }
         Ok(checked)
@@ -218,8 +224,10 @@ impl Inner {
         let name = name_of(segment);
         checked.segments += 1;
         let base = segment.header.base_position;
-        let limit = segment.seal().map_or(until.address - segment.header.base_address, |s| s.len);
-        let end_position = segment.seal().map_or(until.position, |s| s.end_position);
+        // Once: it may be sealed meanwhile, and then it ends behind what is looked at here.
+        let seal = segment.seal();
+        let limit = seal.map_or(until.address - segment.header.base_address, |s| s.len);
+        let end_position = seal.map_or(until.position, |s| s.end_position);
         let what = || format!("read {}", segment.path.display());
         let fault = |file_offset: u64, positions: Option<Range<Position>>, what: &str| Fault {
             file: name.clone(),
@@ -303,7 +311,7 @@ impl Inner {
         if end.position < end_position || end.file_offset < limit {
             let what = "the segment does not end as it should";
             (check.fault)(fault(end.file_offset, Some(end.position..end_position), what));
-        } else if let Some(seal) = segment.seal()
+        } else if let Some(seal) = seal
             && !damaged
             && end.checksum != seal.checksum
             && guard::on(Guard::SealChecksum)

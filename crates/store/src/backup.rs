@@ -412,8 +412,13 @@ fn fill(
 
 /// Opens what was restored, which makes its indexes, and compares it with what was to be there.
 fn open_restored(env: &Env, dir: &Path, report: &RestoreReport) -> Result<()> {
-    let options =
-        StoreOptions { create: false, owner_name: "annals restore".into(), ..StoreOptions::default() };
+    let options = StoreOptions {
+        create: false,
+        scrub: None,
+        index_thread: false,
+        owner_name: "annals restore".into(),
+        ..StoreOptions::default()
+    };
     let store = Store::open_with(env, dir, options)?;
     for planned in &report.partitions {
         let topic = store.topic(&planned.topic)?;

@@ -20,7 +20,8 @@
 //!
 //! # Embedding
 //! - **Threads.** None for a store that is only read. An owner has one thread for each partition that was written to
-//!   (`annals-flusher`, which syncs what nobody waits for) and one that writes index files (`annals-index`). A follower has
+//!   (`annals-flusher`, which syncs what nobody waits for), one that writes index files (`annals-index`), and one that
+//!   looks for damage (`annals-scrub`; [`StoreOptions::scrub`]). A follower has
 //!   one for each partition that async code waits on (`annals-follower`). Nothing needs an async runtime.
 //! - **Close and drop.** [`Store::close`] syncs everything, writes the index, marks the store clean, joins the threads and
 //!   releases the lock. Dropping the last handle does the same, but can only log what fails. A process that ends without
@@ -33,7 +34,7 @@
 //!   process with `SIGBUS`.
 //! - **Observing.** `tracing` spans `open_store`, `recover`, `begin_segment`, and events where something is dropped, rebuilt or
 //!   failing. `metrics`: counters `annals_appends_total`, `annals_appended_events_total`, `annals_syncs_total`,
-//!   `annals_sync_failures_total`, `annals_segments_begun_total`; histogram `annals_sync_duration_seconds`.
+//!   `annals_sync_failures_total`, `annals_segments_begun_total`, `annals_scrub_bytes_total`, `annals_scrub_findings_total`; histogram `annals_sync_duration_seconds`.
 //!
 //! # Invariants
 //! - Hashes alone never decide: whatever the index says is verified at the record, and where it cannot say an exact *no*,
@@ -52,6 +53,7 @@ mod partition;
 mod query;
 mod read;
 mod repair;
+mod scrub;
 mod stats;
 mod store;
 mod subscription;
@@ -67,6 +69,7 @@ pub use crate::backup::{
 };
 pub use crate::read::Reader;
 pub use crate::repair::{Lost, Repair, RepairReport, RepairStep};
+pub use crate::scrub::{ScrubOptions, ScrubStatus};
 pub use crate::stats::{PartitionStats, SegmentStats, TopicStats};
 pub use crate::store::{RecoveryReport, Store, StoreOptions, TopicOptions};
 pub use crate::subscription::Subscription;

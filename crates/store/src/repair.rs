@@ -249,8 +249,12 @@ impl Repair {
         }
         drop(lock);
         // Opening makes what is derived anew, and says whether the repair was one.
-        let options =
-            StoreOptions { create: false, owner_name: "annals repair".into(), ..StoreOptions::default() };
+        let options = StoreOptions {
+            create: false,
+            scrub: None,
+            owner_name: "annals repair".into(),
+            ..StoreOptions::default()
+        };
         let store = Store::open_with(&env, &dir, options)?;
         for partition in store.inner.partitions() {
             partition.maintain()?;

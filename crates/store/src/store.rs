@@ -24,6 +24,7 @@ use annals_model::{Durability, Error, ErrorKind, EventId, PartitionId, Result, l
 use crate::catalogue::{BACKUP_NAME, CATALOGUE_NAME, Catalogue, TopicEntry};
 use crate::index::IndexConfig;
 use crate::partition::{Partition, PartitionConfig};
+use crate::scrub::{Scrub, ScrubOptions};
 use crate::topic::Topic;
 
 use annals_log::sync::Arc;
@@ -62,6 +63,8 @@ pub struct StoreOptions {
     pub index_run_bytes: u64,
     /// Whether a thread of the store's own writes index files; otherwise the appender that fills a table does.
     pub index_thread: bool,
+    /// How the owner looks for damage, slowly and again and again; `None`: not at all. A store in memory never does.
+    pub scrub: Option<ScrubOptions>,
     /// What to write into the lock for others to see, besides process id and host: a program's name, for instance.
     pub owner_name: String,
 }
@@ -77,6 +80,7 @@ impl Default for StoreOptions {
             cached_streams_max: 1 << 20,
             index_run_bytes: IndexConfig::default().run_bytes,
             index_thread: true,
+            scrub: Some(ScrubOptions::default()),
             owner_name: String::new(),
         }
     }
@@ -134,13 +138,15 @@ pub(crate) struct StoreInner {
     pub(crate) dir: PathBuf,
     options: StoreOptions,
     pub(crate) store_id: EventId,
-    pub(crate) topics: RwLock<Vec<Arc<TopicInner>>>,
+    pub(crate) topics: Arc<RwLock<Vec<Arc<TopicInner>>>>,
     /// Held while the catalogue is changed.
     changing: Mutex<()>,
     recovery: Mutex<Vec<RecoveryReport>>,
     closed: AtomicBool,
     maintenance: Arc<Maintenance>,
     thread: Mutex<Option<Thread>>,
+    pub(crate) scrub: Option<Arc<Scrub>>,
+    scrub_thread: Mutex<Option<Thread>>,
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
@@ -189,7 +195,8 @@ impl Store {
     /// # Errors
     /// None that this can have; the signature is that of every opening.
     pub fn in_memory() -> Result<Store> {
-        Store::open_with(&Env::in_memory(), "/annals", StoreOptions::default())
+        let options = StoreOptions { scrub: None, ..StoreOptions::default() };
+        Store::open_with(&Env::in_memory(), "/annals", options)
     }
 
     /// Opens a store on any disk, with any clock.
@@ -351,11 +358,6 @@ impl TopicInner {
 }
 
 impl StoreInner {
-    /// The catalogue as it is on disk now.
-    pub(crate) fn load_catalogue(&self) -> Result<Option<Catalogue>> {
-        Catalogue::load(&self.env, &self.dir)
-    }
-
     /// All partitions of all topics.
     pub(crate) fn partitions(&self) -> Vec<Arc<Partition>> {
         self.topics.read().iter().flat_map(|t| t.partitions.iter().cloned()).collect()
@@ -409,9 +411,14 @@ impl StoreInner {
         }
         self.maintenance.work.lock().stop = true;
         self.maintenance.called.notify_all();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread {
-            thread.join();
+        if let Some(scrub) = &self.scrub {
+            scrub.stop();
+        }
+        for thread in [&self.thread, &self.scrub_thread] {
+            let thread = thread.lock().take();
+            if let Some(thread) = thread {
+                thread.join();
+            }
         }
         let mut result = Ok(());
         for partition in self.partitions() {
@@ -568,7 +575,7 @@ fn open_to_read(env: &Env, dir: &Path, options: StoreOptions) -> Result<Store> {
     }
     // Something lies behind what is proven, or the index is not whole. With a live owner that is its business; without
     // one, it is recovered first.
-    let recovering = StoreOptions { read_only: false, create: false, ..options.clone() };
+    let recovering = StoreOptions { read_only: false, create: false, scrub: None, ..options.clone() };
     let recover = || -> Result<()> {
         let owned = open_to_write(env, dir, recovering)?;
         for partition in owned.inner.partitions() {
@@ -619,16 +626,21 @@ fn assemble(
         topics.push(Arc::new(topic));
         recovery.append(&mut reports);
     }
+    let topics = Arc::new(RwLock::new(topics));
+    let scrub = options.scrub.filter(|_| !options.read_only);
+    let scrub = scrub.map(|how| Scrub::new(env, dir.to_path_buf(), Arc::clone(&topics), how));
     let inner = Arc::new(StoreInner {
         env: env.clone(),
         dir: dir.to_path_buf(),
         store_id: catalogue.store_id,
-        topics: RwLock::new(topics),
+        topics,
         changing: Mutex::new(()),
         recovery: Mutex::new(recovery),
         closed: AtomicBool::new(false),
         maintenance: Arc::new(Maintenance::default()),
         thread: Mutex::new(None),
+        scrub,
+        scrub_thread: Mutex::new(None),
         lock: Mutex::new(lock),
         options,
     });
@@ -638,6 +650,12 @@ fn assemble(
             if partition.index().stats().frozen > 0 || !partition.index().uncovered().is_empty() {
                 inner.call_maintenance(&partition);
             }
+        }
+    }
+    if let Some(scrub) = inner.scrub.clone() {
+        match spawn("annals-scrub", move || scrub.run()) {
+            Ok(started) => *inner.scrub_thread.lock() = Some(started),
+            Err(error) => tracing::warn!(%error, "cannot start the scrub"),
         }
     }
     Ok(Store { inner })

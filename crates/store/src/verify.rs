@@ -7,11 +7,13 @@
 //! Elsewhere: the checks of a log (`annals_log`).
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
-use annals_log::{Check, Fault, Scan};
-use annals_model::{ErrorKind, PartitionId, Position, RecordPlace, Result};
+use annals_log::env::Env;
+use annals_log::{Check, Checked, Fault, Scan};
+use annals_model::{Error, ErrorKind, PartitionId, Position, RecordPlace, Result};
 
-use crate::catalogue::CATALOGUE_NAME;
+use crate::catalogue::{CATALOGUE_NAME, Catalogue};
 use crate::codec;
 use crate::index::{Cursor, TermKind};
 use crate::partition::Partition;
@@ -69,7 +71,7 @@ impl Store {
         finding: &mut dyn FnMut(Finding),
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
-        if let Some(found) = self.check_catalogue()? {
+        if let Some(found) = check_catalogue(&self.inner.env, &self.inner.dir)? {
             report.findings += 1;
             finding(found);
         }
@@ -85,31 +87,26 @@ impl Store {
         for topic in &topics {
             for partition in &topic.inner.partitions {
                 let of = Of::new(topic.inner.number, &topic.inner.name, partition.id);
-                let until = partition.log.watermark();
                 let mut found = 0;
-                let mut check = Check {
-                    progress: &mut |bytes| {
-                        done += bytes;
-                        progress(done.min(total), total);
-                        ControlFlow::Continue(())
-                    },
-                    fault: &mut |fault| {
-                        found += 1;
-                        finding(of.fault(fault));
-                    },
+                let mut finding = |wrong| {
+                    found += 1;
+                    finding(wrong);
                 };
-                let checked = partition.log.verify(until, &mut check)?;
+                let mut looked = |bytes| {
+                    done += bytes;
+                    progress(done.min(total), total);
+                    ControlFlow::Continue(())
+                };
+                let checked = check_log(partition, &of, 0, &mut looked, &mut finding)?;
                 report.events += checked.records;
                 report.lost += checked.lost;
                 report.bytes += checked.bytes;
                 report.segments += checked.segments;
-                partition.index().verify(&mut |name, file_offset, what| {
-                    found += 1;
-                    finding(of.index(name, file_offset, what));
-                });
+                let mut index =
+                    |name: &str, file_offset, what: &str| finding(of.index(name, file_offset, what));
+                let _ = partition.index().verify(&mut index, &mut |_| ControlFlow::Continue(()));
                 if deep {
                     deep_check(partition, &mut |wrong: Wrong| {
-                        found += 1;
                         finding(Finding {
                             file: of.file(wrong.file),
                             file_offset: wrong.address,
@@ -127,27 +124,40 @@ impl Store {
         }
         Ok(report)
     }
+}
 
-    /// The catalogue as it is on disk.
-    fn check_catalogue(&self) -> Result<Option<Finding>> {
-        let (file_offset, what) = match self.inner.load_catalogue() {
-            Ok(Some(_)) => return Ok(None),
-            Ok(None) => (0, "it is gone".to_owned()),
-            Err(e) => match e.kind() {
-                ErrorKind::Corrupt { file_offset, .. } => (*file_offset, e.to_string()),
-                _ => return Err(e),
-            },
-        };
-        Ok(Some(Finding {
-            file: CATALOGUE_NAME.to_owned(),
-            file_offset,
-            topic: String::new(),
-            place: None,
-            records: 0,
-            what,
-            derived: false,
-        }))
-    }
+/// Checks a partition's log up to the high watermark, beginning with this segment and going round; `looked` is told the
+/// bytes of each piece, and its `Break` ends it.
+pub(crate) fn check_log(
+    partition: &Partition,
+    of: &Of<'_>,
+    first_segment: usize,
+    looked: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    finding: &mut dyn FnMut(Finding),
+) -> Result<Checked> {
+    let mut check = Check { progress: looked, fault: &mut |fault| finding(of.fault(fault)) };
+    partition.log.verify_in_turn(partition.log.watermark(), first_segment, &mut check)
+}
+
+/// The catalogue as it is on disk.
+pub(crate) fn check_catalogue(env: &Env, dir: &Path) -> Result<Option<Finding>> {
+    let (file_offset, what) = match Catalogue::load(env, dir) {
+        Ok(Some(_)) => return Ok(None),
+        Ok(None) => (0, "it is gone".to_owned()),
+        Err(e) => match e.kind() {
+            ErrorKind::Corrupt { file_offset, .. } => (*file_offset, e.to_string()),
+            _ => return Err(e),
+        },
+    };
+    Ok(Some(Finding {
+        file: CATALOGUE_NAME.to_owned(),
+        file_offset,
+        topic: String::new(),
+        place: None,
+        records: 0,
+        what,
+        derived: false,
+    }))
 }
 
 /// The partition that findings are of.
@@ -166,7 +176,20 @@ impl<'t> Of<'t> {
         format!("{}/{name}", self.dir)
     }
 
-    pub(crate) fn fault(&self, fault: Fault) -> Finding {
+    /// What could not be looked at.
+    pub(crate) fn unread(&self, why: &Error) -> Finding {
+        Finding {
+            file: self.dir.clone(),
+            file_offset: 0,
+            topic: self.topic.to_owned(),
+            place: None,
+            records: 0,
+            what: format!("it cannot be read: {why}"),
+            derived: false,
+        }
+    }
+
+    fn fault(&self, fault: Fault) -> Finding {
         let place =
             |p: &std::ops::Range<Position>| RecordPlace { partition: self.partition, position: p.start };
         Finding {

@@ -16,7 +16,7 @@ fn topic(
 
 /// So small that every test goes over several index runs, and some over several segments.
 fn tiny() -> StoreOptions {
-    StoreOptions { index_run_bytes: 2048, cached_streams_max: 2, ..StoreOptions::default() }
+    StoreOptions { index_run_bytes: 2048, cached_streams_max: 2, scrub: None, ..StoreOptions::default() }
 }
 
 fn small_segments(partitions: u32) -> TopicOptions {

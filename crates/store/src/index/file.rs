@@ -11,7 +11,7 @@
 //! Elsewhere: how the bytes come about ([`super::writer`]), which files there are and what follows from damage
 //! ([`super::set`]).
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use annals_log::env::{Access, Advice, Disk, Map};
@@ -48,6 +48,8 @@ pub(super) const SKIP_ENTRY: u64 = 8;
 
 const HASH_MASK: u64 = (1 << HASH_BITS) - 1;
 const VARINT_MAX: usize = 5;
+/// A check says how far it is after so many pages.
+const CHECKED_AT_ONCE: u64 = 64;
 const BLOCK_BYTES_MAX: usize = BLOCK * VARINT_MAX;
 
 /// The sections of pages, by the number that their CRCs begin with.
@@ -438,8 +440,13 @@ impl IndexFile {
         self.bytes(offset, left.min(len as u64) as usize, scratch)
     }
 
-    /// Checks every page; `damaged` is told the file offset of each that is wrong.
-    pub(super) fn check(&self, mut damaged: impl FnMut(u64, Damaged)) {
+    /// Checks every page; `damaged` is told the file offset of each that is wrong, `looked` how many bytes were looked at
+    /// since it was told last. A `Break` ends it.
+    pub(super) fn check(
+        &self,
+        mut damaged: impl FnMut(u64, Damaged),
+        looked: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let sections = [
             (Section::Postings, 1, self.pages.postings),
             (Section::Table, 1 + self.pages.postings, self.pages.table),
@@ -450,8 +457,13 @@ impl IndexFile {
                 if let Err(what) = self.page(section, page) {
                     damaged((before + page) * PAGE as u64, what);
                 }
+                if (page + 1) % CHECKED_AT_ONCE == 0 {
+                    looked(CHECKED_AT_ONCE * PAGE as u64)?;
+                }
             }
+            looked(count % CHECKED_AT_ONCE * PAGE as u64)?;
         }
+        ControlFlow::Continue(())
     }
 
     /// A page, checked when it is first asked for.

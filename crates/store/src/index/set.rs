@@ -13,7 +13,7 @@
 //! Elsewhere: the bytes of a file ([`super::file`]), walking it all ([`super::cursor`]); when maintenance runs is the
 //! store's affair.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
 use annals_log::env::{Disk, Env};
@@ -400,8 +400,13 @@ impl IndexSet {
     }
 
     /// Reads every file anew and checks every page of it; `wrong` is told the file's name, the byte in it and what is
-    /// wrong. Nothing is changed: what is damaged is found, and rebuilt, when it is next looked into.
-    pub fn verify(&self, wrong: &mut dyn FnMut(&str, u64, &str)) {
+    /// wrong, `looked` how many bytes were looked at since it was told last; its `Break` ends it. Nothing is changed: what
+    /// is damaged is found, and rebuilt, when it is next looked into.
+    pub fn verify(
+        &self,
+        wrong: &mut dyn FnMut(&str, u64, &str),
+        looked: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         for part in &self.inner.parts().list {
             match part {
                 Part::File(file) => {
@@ -409,7 +414,7 @@ impl IndexSet {
                     match IndexFile::open(&*self.inner.env.disk, &self.inner.dir, &file.name, &|_| {
                         Some(binding)
                     }) {
-                        Ok(fresh) => fresh.check(|at, damaged| wrong(&file.name, at, damaged.0)),
+                        Ok(fresh) => fresh.check(|at, damaged| wrong(&file.name, at, damaged.0), looked)?,
                         // Merged away meanwhile.
                         Err(_) if !self.inner.parts().list.iter().any(|part| part.is_file(file)) => {}
                         Err(Refused::Useless(why)) => wrong(&file.name, 0, &why),
@@ -421,6 +426,19 @@ impl IndexSet {
                 }
                 Part::Run(..) => {}
             }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Takes the file of this name out of use, since it was found damaged: its range becomes a hole, to be rebuilt.
+    pub fn take_out(&self, name: &str) {
+        let parts = self.inner.parts();
+        let files = parts.list.iter().filter_map(|part| match part {
+            Part::File(file) => Some(file),
+            _ => None,
+        });
+        for file in files.filter(|file| file.name == name) {
+            self.inner.drop_damaged(file, Damaged("it was found damaged"));
         }
     }
 
