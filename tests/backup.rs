@@ -479,6 +479,59 @@ fn as_of_a_moment_all_partitions_have_what_was_recorded_up_to_it() {
     assert_same(&there[2], &all[2][..1]);
 }
 
+#[test]
+fn a_repaired_store_is_restored_with_its_gaps_and_a_repair_meanwhile_ends_a_backup() {
+    let (disk, _, env) = memory();
+    let store = open(&env, options()).expect("it opens");
+    let topic = store.create_topic("topic", small_segments()).expect("made");
+    for n in 0..40 {
+        append(&topic, "s", n, 4000).expect("it is allowed");
+    }
+    drop(topic);
+    store.close().expect("nothing fails");
+    let reader =
+        || open(&env, StoreOptions { read_only: true, create: false, ..options() }).expect("it opens");
+    let first = Path::new(DIR).join(SEGMENT);
+    // A repair comes between the first segment and the second.
+    let store = reader();
+    let mut repaired = false;
+    let done = store.backup(DEST, &FULL, &mut |_, _| {
+        if !repaired {
+            repaired = true;
+            damage(&disk, &first, 6000, 1);
+            let plan = annals_store::Repair::plan(&env, DIR).expect("it can be repaired");
+            plan.execute(None).expect("nothing fails");
+        }
+    });
+    assert_eq!(*done.expect_err("there is another history").kind(), ErrorKind::Closed);
+    assert_eq!(*restored(&env, None).expect_err("it is no backup").kind(), ErrorKind::NotFound);
+    drop(store);
+    let store = reader();
+    backup(&store, &FULL).expect("what was damaged is lost by now, and whole");
+    let said = restored(&env, None).expect("it is whole");
+    assert_eq!((said.partitions[0].events, said.partitions[0].lost), (39, 1));
+    let again = open_restored(&env);
+    let all =
+        |store: &Store| events(&store.topic("topic").expect("it is there"), &Read::all()).expect("whole");
+    assert_same(&all(&again), &all(&store));
+    assert_eq!(findings(&again), Vec::<String>::new());
+}
+
+#[test]
+fn one_backup_at_a_time_goes_to_a_directory() {
+    let (_, _, env) = memory();
+    let store = open(&env, options()).expect("it opens");
+    let topic = store.create_topic("topic", small_segments()).expect("made");
+    append(&topic, "s", 1, 10).expect("it is allowed");
+    let mut second = None;
+    store
+        .backup(DEST, &FULL, &mut |_, _| {
+            second.get_or_insert_with(|| backup(&store, &INCREMENTAL).map_err(|e| e.kind().clone()));
+        })
+        .expect("nothing fails");
+    assert!(matches!(second, Some(Err(ErrorKind::Locked { .. }))), "{second:?}");
+}
+
 // ---- crashes
 
 /// A store on a simulated disk, with segments and several partitions.
@@ -980,6 +1033,7 @@ fn hostile_backups_with_checksums_that_fit_do_no_harm() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "links are made on a real disk")]
 fn links_in_a_backup_lead_nowhere() {
     use std::os::unix::fs::symlink;
     let root = tempfile::tempdir().expect("a directory");

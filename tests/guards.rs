@@ -97,6 +97,7 @@ scenarios! {
     backups::a_first_backup_survives_cuts_at_every_call,
     backups::an_incremental_backup_survives_cuts_at_every_call,
     backups::a_restore_survives_cuts_at_every_call,
+    backups::what_is_backed_up_is_durable_in_the_store,
     backups::a_backup_carries_no_damage,
     backups::a_segment_of_another_history_is_not_restored,
     backups::a_backup_is_continued_only_when_that_is_asked_for,
@@ -191,6 +192,7 @@ fn notices(guard: Guard) -> Scenario {
         Guard::CopySync | Guard::CopyMarkSync | Guard::CopyMarkNameSync | Guard::BackupNameLast => {
             backups::a_first_backup_survives_cuts_at_every_call
         }
+        Guard::BackupSync => backups::what_is_backed_up_is_durable_in_the_store,
         Guard::BackupMarkLast => backups::an_incremental_backup_survives_cuts_at_every_call,
         Guard::RestoreNameLast => backups::a_restore_survives_cuts_at_every_call,
         Guard::CopyFrames => backups::a_backup_carries_no_damage,

@@ -211,7 +211,8 @@ impl Log {
         let env = &self.inner.env;
         self.refresh()?;
         let until = self.watermark();
-        if self.is_owner() && self.options().durability == Durability::Buffered {
+        let is_buffered = self.is_owner() && self.options().durability == Durability::Buffered;
+        if is_buffered && guard::on(Guard::BackupSync) {
             // What a power cut could still take would make the backup one of another history.
             self.sync()?;
         }

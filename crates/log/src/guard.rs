@@ -176,6 +176,8 @@ guards! {
     CopyMarkSync,
     /// The sync of that name. Without it a backup that was reported is the one before.
     CopyMarkNameSync,
+    /// A `Buffered` log is synced before it is backed up. Without it a power cut takes what the backup has from the store.
+    BackupSync,
     /// A backup's mark comes after the manifest. Without it the mark is in a segment that is not named.
     BackupMarkLast,
     /// The file that makes a directory a backup comes last. Without it half of one is taken for a whole.
