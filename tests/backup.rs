@@ -518,6 +518,29 @@ fn a_repaired_store_is_restored_with_its_gaps_and_a_repair_meanwhile_ends_a_back
 }
 
 #[test]
+fn a_segment_that_an_earlier_backup_has_lost_is_copied_again() {
+    let (disk, _, env) = memory();
+    let store = open(&env, options()).expect("it opens");
+    let topic = store.create_topic("topic", small_segments()).expect("made");
+    for n in 0..60 {
+        append(&topic, "s", n, 4000).expect("it is allowed");
+    }
+    let segments = backup(&store, &FULL).expect("nothing fails").partitions[0].segments_copied;
+    let (first, second) = (SEGMENT.to_owned(), SEGMENT.replace("1.seg", "2.seg"));
+    disk.remove(&Path::new(DEST).join(first)).expect("it is there");
+    let file = disk.open(&Path::new(DEST).join(second), Access::ReadWrite).expect("it is there");
+    file.set_len(5000).expect("cut");
+    assert!(matches!(restored(&env, None).expect_err("it lacks some").kind(), ErrorKind::Corrupt { .. }));
+    let said = backup(&store, &INCREMENTAL).expect("nothing fails");
+    assert_eq!((said.partitions[0].segments_copied, said.partitions[0].segments_reused), (2, segments - 2));
+    restore(&env, DEST, "/again", &RestoreOptions::default(), &mut |_, _| {}).expect("it is whole");
+    let closed = store.clone();
+    drop(topic);
+    store.close().expect("nothing fails");
+    assert_eq!(*backup(&closed, &INCREMENTAL).expect_err("it is closed").kind(), ErrorKind::Closed);
+}
+
+#[test]
 fn one_backup_at_a_time_goes_to_a_directory() {
     let (_, _, env) = memory();
     let store = open(&env, options()).expect("it opens");

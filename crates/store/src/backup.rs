@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use annals_log::backup::{Kept, Upto, no_link};
 use annals_log::env::{EntryKind, Env};
 use annals_log::guard::{self, Guard};
+use annals_log::sync::Ordering;
 use annals_model::{Error, ErrorKind, EventId, Incarnation, PartitionId, Position, Result, Timestamp};
 
 use crate::catalogue::{BACKUP_NAME, Catalogue, TopicEntry};
@@ -159,7 +160,7 @@ impl Store {
     /// # Errors
     /// `Invalid` where the directory holds something else, or another store's or another history's backup; `Corrupt` where
     /// what would be copied, or the earlier backup, is damaged; `Locked` where another backup goes on there; `Closed`
-    /// where a repair came between; `Full`, `Io`. An earlier backup can still be restored then.
+    /// where the store is, or where a repair came between; `Full`, `Io`. An earlier backup can still be restored then.
     pub fn backup(
         &self,
         dest: impl AsRef<Path>,
@@ -170,6 +171,9 @@ impl Store {
         let dest = &resolved(env, dest.as_ref())?;
         let _span =
             tracing::info_span!("backup", dir = %inner.dir.display(), dest = %dest.display()).entered();
+        if inner.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the store is closed"));
+        }
         if dest.starts_with(&inner.dir) {
             return Err(Error::invalid(format!(
                 "{} is in the store's own directory, and would be lost with it",

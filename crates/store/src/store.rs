@@ -142,7 +142,7 @@ pub(crate) struct StoreInner {
     /// Held while the catalogue is changed.
     changing: Mutex<()>,
     recovery: Mutex<Vec<RecoveryReport>>,
-    closed: AtomicBool,
+    pub(crate) closed: AtomicBool,
     maintenance: Arc<Maintenance>,
     thread: Mutex<Option<Thread>>,
     pub(crate) scrub: Option<Arc<Scrub>>,
