@@ -541,6 +541,29 @@ fn a_segment_that_an_earlier_backup_has_lost_is_copied_again() {
 }
 
 #[test]
+fn a_backup_holds_the_files_that_the_page_names_and_nothing_derived() {
+    let (disk, _) = small();
+    let partition = "topics/00000001/00000000";
+    let expected = [
+        "backup",
+        "lock",
+        &format!("{partition}/0000000000000001.seg"),
+        &format!("{partition}/manifest"),
+        &format!("{partition}/mark"),
+    ]
+    .map(|name| Path::new(DEST).join(name));
+    assert_eq!(files_below(&disk, DEST.as_ref()), expected);
+    // Its mark has one slot alone, so that damage to it does not lead to an older one.
+    let mark = contents(&disk, &expected[4]);
+    assert!(mark.len() == 1024 && mark[..512].iter().all(|b| *b == 0) && mark[512..516] == *b"MARK");
+    // Behind its header a segment's first block is zero, and it ends where its frames do.
+    let segment = contents(&disk, &expected[2]);
+    assert!(segment[128..4096].iter().all(|b| *b == 0));
+    let file_offset = u64::from_le_bytes(mark[544..552].try_into().expect("eight bytes"));
+    assert_eq!(segment.len() as u64, file_offset);
+}
+
+#[test]
 fn one_backup_at_a_time_goes_to_a_directory() {
     let (_, _, env) = memory();
     let store = open(&env, options()).expect("it opens");
