@@ -64,9 +64,10 @@ pub use annals_model::{
     meta,
 };
 pub use annals_store::{
-    Env, Finding, Lost, PartitionStats, Reader, RecoveryReport, Repair, RepairReport, RepairStep,
+    AsOf, BackupOptions, BackupReport, Env, Finding, Lost, PartitionBackup, PartitionStats, Reader,
+    RecoveryReport, Repair, RepairReport, RepairStep, RestoreOptions, RestoreReport, RestoredPartition,
     ScrubOptions, ScrubStatus, SegmentStats, Store, StoreOptions, Streams, Subscription, Ticket, Topic,
-    TopicOptions, TopicStats, VerifyReport, env,
+    TopicOptions, TopicStats, VerifyReport, env, restore,
 };
 
 /// The README's example, as a test.
