@@ -74,9 +74,10 @@ pub use annals_projection::{
     Upcasted, Upcasts, Why, check_history, context, decode, difference, encode, fold_event, given,
 };
 pub use annals_store::{
-    Env, Finding, Lost, PartitionStats, Reader, RecoveryReport, Repair, RepairReport, RepairStep,
+    AsOf, BackupOptions, BackupReport, Env, Finding, Lost, PartitionBackup, PartitionStats, Reader,
+    RecoveryReport, Repair, RepairReport, RepairStep, RestoreOptions, RestoreReport, RestoredPartition,
     ScrubOptions, ScrubStatus, SegmentStats, Store, StoreOptions, Streams, Subscription, Ticket, Topic,
-    TopicOptions, TopicStats, VerifyReport, env,
+    TopicOptions, TopicStats, VerifyReport, env, restore,
 };
 
 /// What the code of `#[derive(Event)]` names.
