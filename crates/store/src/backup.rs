@@ -23,7 +23,9 @@ use annals_model::{Error, ErrorKind, EventId, Incarnation, PartitionId, Position
 use crate::catalogue::{BACKUP_NAME, Catalogue, TopicEntry};
 use crate::codec;
 use crate::repair::partition_dir;
-use crate::store::{LOCK_NAME, Store, StoreOptions, TOPICS_NAME, io_error, make_dir, make_dirs, take_lock};
+use crate::store::{
+    LOCK_NAME, Store, StoreOptions, TOPICS_NAME, io_error, is_internal, make_dir, make_dirs, take_lock,
+};
 
 /// How a store is backed up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -459,10 +461,12 @@ fn bounds(catalogue: &Catalogue, as_of: Option<&AsOf>) -> Result<Vec<Bound>> {
         Some(AsOf::Position(position)) => vec![(None, *position)],
         Some(AsOf::Partitions(places)) => places.iter().map(|(p, n)| (Some(*p), *n)).collect(),
     };
-    let [topic] = catalogue.topics.as_slice() else {
+    // Internal topics hold what was made of the others: they come whole, and whoever made it sees what still holds.
+    let topics: Vec<&TopicEntry> = catalogue.topics.iter().filter(|t| !is_internal(&t.name)).collect();
+    let [topic] = topics.as_slice() else {
         return Err(Error::invalid(format!(
             "a position is one of a topic, and the backup has {} of them; only a moment holds for all",
-            catalogue.topics.len()
+            topics.len()
         )));
     };
     let count = topic.options.partitions;
@@ -489,8 +493,11 @@ fn bounds(catalogue: &Catalogue, as_of: Option<&AsOf>) -> Result<Vec<Bound>> {
             }
         }
     }
-    let bound = |asked: Option<Position>| Bound { upto: asked.map_or(Upto::End, Upto::Position), asked };
-    Ok(asked.into_iter().map(bound).collect())
+    let bound = |(entry, partition): (&TopicEntry, PartitionId)| {
+        let asked = asked.get(partition as usize).copied().flatten().filter(|_| entry.number == topic.number);
+        Bound { upto: asked.map_or(Upto::End, Upto::Position), asked }
+    };
+    Ok(partitions(catalogue).map(bound).collect())
 }
 
 /// All partitions of all topics.

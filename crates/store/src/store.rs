@@ -398,7 +398,7 @@ impl Store {
 /// What the names of internal topics begin with.
 const INTERNAL_PREFIX: char = '$';
 
-fn is_internal(name: &str) -> bool {
+pub(crate) fn is_internal(name: &str) -> bool {
     name.starts_with(INTERNAL_PREFIX)
 }
 

@@ -4,17 +4,18 @@ use std::path::PathBuf;
 
 use annals::{AsOf, Env, Error, ErrorKind, RestoreOptions, RestoredPartition, restore};
 
-use crate::context::{Context, count};
+use crate::context::{Context, count, open_store, to_write};
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{Cell, Columns, Rows};
 use crate::positions::{PositionArg, now, parse_moment};
 use crate::progress::Unit;
+use crate::verbs::project;
 
 /// Make a store of a backup in a directory of its own, checking every byte (writes DIR, reads SRC)
 ///
 /// DIR must not be there, or be empty. The store is the same event for event, with positions, revisions, ids and times,
 /// up to the end of the backup or to --as-of; its partitions get new history numbers, so places that consumers kept from
-/// before are refused. A batch is never cut: where one lies across --as-of, the store ends before it, and that is said.
+/// before are refused, and states of projections are taken away, to be made again. A batch is never cut: where one lies across --as-of, the store ends before it, and that is said.
 /// Prints a line for each partition. --store plays no part.
 ///
 /// Exit code 2: DIR is not empty, or --as-of does not fit. 6: the backup is damaged; DIR is then no store.
@@ -69,6 +70,11 @@ pub(crate) fn run(ctx: &Context, args: Args) -> Result<Exit> {
     for partition in &report.partitions {
         tell_less(ctx, partition);
     }
+    let store = open_store(&args.dir, to_write())?;
+    for said in project::cut_back(&store)? {
+        ctx.note(format_args!("note: {said}"));
+    }
+    store.close()?;
     Ok(Exit::Ok)
 }
 
