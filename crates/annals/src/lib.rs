@@ -40,9 +40,11 @@
 //! on the crate `annals-store`, whose [`Store`] this is.
 //!
 //! # Invariants
-//! - This crate holds no code: it names what an application needs of `annals-model` and `annals-store`.
+//! - This crate holds no code: it names what an application needs of `annals-model`, `annals-store` and
+//!   `annals-projection`.
 //!
-//! Elsewhere: words and contract (`annals-model`), the store (`annals-store`), bytes and durability (`annals-log`).
+//! Elsewhere: words and contract (`annals-model`), the store (`annals-store`), bytes and durability (`annals-log`), typed
+//! events and what is made of them (`annals-projection`).
 
 /// What most programs need, to be imported as a whole.
 ///
@@ -54,6 +56,8 @@ pub mod prelude {
         EventView, Events, ExpectedRevision, NewEvent, Query, QueryItem, Read, RecordedEvent, Selection,
         Store, StoreOptions, Subscribed, Timestamp, Topic, TopicOptions,
     };
+    // The trait of typed events shares its name with its derive.
+    pub use crate::{Aggregate, Event, Executor, Typed};
 }
 
 pub use annals_model::{
@@ -63,11 +67,21 @@ pub use annals_model::{
     RecordedEvent, Result, Revision, Selection, StreamInfo, Subscribed, TagIter, TagsView, Timestamp, limits,
     meta,
 };
+pub use annals_projection::{
+    Aggregate, Bincode, COMMAND_TAG, Change, Codec, CodecError, Decoded, Event, EventType, ExecuteError,
+    Executed, Executor, FieldChange, Given, HistoryReport, Ignored, Json, Loaded, Moment, Recorded, Scope,
+    Snapshot, Snapshots, Step, StoreError, TRIES_DEFAULT, TagValue, Then, Typed, TypedEvents, Unreadable,
+    Upcasted, Upcasts, Why, check_history, context, decode, difference, encode, fold_event, given,
+};
 pub use annals_store::{
     Env, Finding, Lost, PartitionStats, Reader, RecoveryReport, Repair, RepairReport, RepairStep,
     ScrubOptions, ScrubStatus, SegmentStats, Store, StoreOptions, Streams, Subscription, Ticket, Topic,
     TopicOptions, TopicStats, VerifyReport, env,
 };
+
+/// What the code of `#[derive(Event)]` names.
+#[doc(hidden)]
+pub use annals_projection::__derive;
 
 /// The README's example, as a test.
 #[cfg(doctest)]

@@ -9,7 +9,7 @@
 
 use proc_macro::TokenStream;
 use proc_macro2::{Span, TokenStream as Tokens};
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::{
     Data, DataEnum, DeriveInput, Error, Fields, LitInt, LitStr, Path, Result, Variant, parse_macro_input,
     spanned::Spanned,
@@ -26,6 +26,7 @@ pub fn derive_event(input: TokenStream) -> TokenStream {
 #[derive(Default)]
 struct EnumSays {
     category: Option<LitStr>,
+    prefix: Option<LitStr>,
     codec: Option<Path>,
     upcasts: Option<Path>,
     ignore: Vec<LitStr>,
@@ -46,6 +47,8 @@ struct Tag {
     /// Its place in the variant.
     member: syn::Member,
     name: String,
+    /// Its type in the source.
+    of: Span,
 }
 
 fn expand(input: &DeriveInput) -> Result<Tokens> {
@@ -78,7 +81,7 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
     for (index, variant) in data.variants.iter().enumerate() {
         let index = index as u32;
         let ident = &variant.ident;
-        match variant_says(variant) {
+        match variant_says(variant, says.prefix.as_ref()) {
             Ok(VariantSays { name, version }) => {
                 if let Some((other, _)) = names.iter().find(|(other, _)| *other == name.value()) {
                     note(Error::new(name.span(), format!("two variants are the event type `{other}`")));
@@ -94,11 +97,12 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
             Ok(tags) => {
                 let members = tags.iter().map(|t| &t.member);
                 let bindings: Vec<_> = tags.iter().map(|t| &t.binding).collect();
-                let names = tags.iter().map(|t| &t.name);
+                // What has no tag value is told at the field.
+                let each = tags.iter().map(|Tag { binding, name, of, .. }| {
+                    quote_spanned!(*of=> TagValue::each(#binding, &mut |value| tag(#name, value));)
+                });
                 tag_arms.push(quote! {
-                    Self::#ident { #(#members: #bindings,)* .. } => {
-                        #(TagValue::each(#bindings, &mut |value| tag(#names, value));)*
-                    }
+                    Self::#ident { #(#members: #bindings,)* .. } => { #(#each)* }
                 });
             }
             Err(e) => note(e),
@@ -194,6 +198,12 @@ fn enum_says(input: &DeriveInput) -> Result<EnumSays> {
                     ));
                 }
                 once(&mut says.category, category, &meta.path)
+            } else if meta.path.is_ident("prefix") {
+                let prefix: LitStr = meta.value()?.parse()?;
+                if prefix.value().chars().any(char::is_control) {
+                    return Err(Error::new(prefix.span(), "an event type is printable text"));
+                }
+                once(&mut says.prefix, prefix, &meta.path)
             } else if meta.path.is_ident("codec") {
                 once(&mut says.codec, meta.value()?.parse()?, &meta.path)
             } else if meta.path.is_ident("upcasts") {
@@ -211,8 +221,8 @@ fn enum_says(input: &DeriveInput) -> Result<EnumSays> {
                 Ok(())
             } else {
                 Err(meta.error(
-                    "of an event enum can be said: `category = \"…\"`, `codec = Type`, `upcasts = function`, \
-                     `ignore(\"Type\", …)`, `ignore_unknown`, `crate = path`",
+                    "of an event enum can be said: `category = \"…\"`, `prefix = \"…\"`, `codec = Type`, \
+                     `upcasts = function`, `ignore(\"Type\", …)`, `ignore_unknown`, `crate = path`",
                 ))
             }
         })?;
@@ -226,7 +236,7 @@ fn enum_says(input: &DeriveInput) -> Result<EnumSays> {
     Ok(says)
 }
 
-fn variant_says(variant: &Variant) -> Result<VariantSays> {
+fn variant_says(variant: &Variant, prefix: Option<&LitStr>) -> Result<VariantSays> {
     let (mut name, mut version) = (None, None);
     for attribute in variant.attrs.iter().filter(|a| a.path().is_ident("event")) {
         attribute.parse_nested_meta(|meta| {
@@ -249,7 +259,8 @@ fn variant_says(variant: &Variant) -> Result<VariantSays> {
             }
         })?;
     }
-    let name = name.unwrap_or_else(|| LitStr::new(&variant.ident.to_string(), variant.ident.span()));
+    let prefixed = || format!("{}{}", prefix.map_or_else(String::new, LitStr::value), variant.ident);
+    let name = name.unwrap_or_else(|| LitStr::new(&prefixed(), variant.ident.span()));
     Ok(VariantSays { name, version: version.unwrap_or(1) })
 }
 
@@ -286,7 +297,7 @@ fn tags_of(variant: &Variant) -> Result<Vec<Tag>> {
                 (Fields::Named(_), Some(ident)) => syn::Member::Named(ident.clone()),
                 _ => syn::Member::Unnamed(syn::Index { index: at as u32, span: field.span() }),
             };
-            tags.push(Tag { binding: format_ident!("field_{at}"), member, name });
+            tags.push(Tag { binding: format_ident!("field_{at}"), member, name, of: field.ty.span() });
         }
     }
     Ok(tags)

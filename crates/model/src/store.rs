@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -241,3 +242,47 @@ pub trait EventStore: Send + Sync {
     /// Behind the last readable record of each partition.
     fn high_watermark(&self) -> Place;
 }
+
+macro_rules! through_a_pointer {
+    ($($pointer:ty),+) => {
+        $(impl<S: EventStore + ?Sized> EventStore for $pointer {
+            fn partitions(&self) -> u32 {
+                (**self).partitions()
+            }
+
+            fn append(&self, batch: &Batch<'_>) -> Pending<Appended> {
+                (**self).append(batch)
+            }
+
+            fn read(&self, read: &Read) -> Result<Box<dyn Events>> {
+                (**self).read(read)
+            }
+
+            fn subscribe(&self, read: &Read) -> Result<Box<dyn Subscribed>> {
+                (**self).subscribe(read)
+            }
+
+            fn stream_revision(&self, stream: &str) -> Result<Option<Revision>> {
+                (**self).stream_revision(stream)
+            }
+
+            fn start(&self) -> Place {
+                (**self).start()
+            }
+
+            fn store_id(&self) -> EventId {
+                (**self).store_id()
+            }
+
+            fn topic(&self) -> &str {
+                (**self).topic()
+            }
+
+            fn high_watermark(&self) -> Place {
+                (**self).high_watermark()
+            }
+        })+
+    };
+}
+
+through_a_pointer! { &S, Box<S>, Arc<S> }

@@ -209,6 +209,13 @@ impl<A: Aggregate> StreamFold<A> {
     }
 
     pub(crate) fn event(&mut self, view: &EventView<'_>) -> Result<()> {
+        self.expect(view)?;
+        fold_event(&mut self.state, view)?;
+        Ok(())
+    }
+
+    /// Holds the event to being the next one.
+    pub(crate) fn expect(&mut self, view: &EventView<'_>) -> Result<()> {
         if view.revision != self.next {
             return Err(Error::new(
                 ErrorKind::HistoryTruncated { start: view.position },
@@ -218,7 +225,6 @@ impl<A: Aggregate> StreamFold<A> {
                 ),
             ));
         }
-        fold_event(&mut self.state, view)?;
         self.next += 1;
         Ok(())
     }

@@ -21,7 +21,7 @@ use crate::variant::{Fields, FieldsSeed};
 /// The events of a category: an enum, by `#[derive(Event)]` beside serde's derives. Each variant is an event type.
 ///
 /// - Of the enum is said: `category = "order"`, which begins its streams' names (`order-42`); if need be
-///   `codec = Bincode` ([`Json`] otherwise), `upcasts = function` (see [`Upcasts`]), and which other event types an
+///   `prefix = "Order"`, which begins its event types' names (`OrderPlaced` for `Placed`), `codec = Bincode` ([`Json`] otherwise), `upcasts = function` (see [`Upcasts`]), and which other event types an
 ///   aggregate may pass over that meets them in its streams: `ignore("TypeA", "TypeB")` or `ignore_unknown`.
 /// - Of a variant: `name = "…"` where its event type has another name than the variant, `version = 2` (the schema version,
 ///   1 if nothing is said).
@@ -35,11 +35,10 @@ use crate::variant::{Fields, FieldsSeed};
 /// # use annals_projection as annals;
 /// #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Event)]
 /// # #[event(crate = annals_projection)]
-/// #[event(category = "order")]
+/// #[event(category = "order", prefix = "Order")]
 /// enum OrderEvent {
-///     #[event(name = "OrderPlaced")]
 ///     Placed { #[event(tag)] customer: u64, cents: u64 },
-///     #[event(name = "OrderShipped", version = 2)]
+///     #[event(name = "OrderDispatched", version = 2)]
 ///     Shipped { carrier: String },
 /// }
 ///
@@ -141,6 +140,10 @@ impl Ignored {
 /// vec![Some(CustomerId(7)), None].each(&mut |value| tags.push(value.to_string()));
 /// assert_eq!(tags, ["7"]);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be made a tag",
+    note = "implement `TagValue` for it by what it is made of, or leave `#[event(tag)]` out"
+)]
 pub trait TagValue {
     /// Gives each value that there is to be a tag of.
     fn each(&self, tag: &mut dyn FnMut(&dyn Display));

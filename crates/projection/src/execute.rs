@@ -24,6 +24,7 @@ use crate::aggregate::{
 };
 use crate::context::Context;
 use crate::event::{Decoded, Event, decode, encode};
+use crate::snapshot::{Keep, Keeper, Kept, Snapshot, Snapshots};
 
 /// Tags of events that a command with an id made begin with this.
 pub const COMMAND_TAG: &str = "$command:";
@@ -54,7 +55,7 @@ pub const TRIES_DEFAULT: u32 = 10;
 ///
 /// let store = annals_store::Store::in_memory()?;
 /// let topic = store.create_topic("events", annals_store::TopicOptions::default())?;
-/// let counters = Executor::<Counter>::new(std::sync::Arc::new(topic));
+/// let counters = Executor::<Counter, _>::new(topic);
 /// assert_eq!(counters.execute("a", 2).expect("never refused").state, Counter(2));
 ///
 /// // With an id a command is executed once, and a repeat is told what came of it.
@@ -65,15 +66,21 @@ pub const TRIES_DEFAULT: u32 = 10;
 /// assert_eq!(counters.load("a")?.state, Counter(5));
 /// # Ok::<(), annals_model::Error>(())
 /// ```
-pub struct Executor<A> {
-    store: Arc<dyn EventStore>,
+pub struct Executor<A, S = Arc<dyn EventStore>> {
+    store: S,
     tries: u32,
+    snapshots: Option<Arc<dyn Keep<A>>>,
     aggregate: PhantomData<fn() -> A>,
 }
 
-impl<A> Clone for Executor<A> {
+impl<A, S: Clone> Clone for Executor<A, S> {
     fn clone(&self) -> Self {
-        Executor { store: Arc::clone(&self.store), tries: self.tries, aggregate: PhantomData }
+        Executor {
+            store: self.store.clone(),
+            tries: self.tries,
+            snapshots: self.snapshots.clone(),
+            aggregate: PhantomData,
+        }
     }
 }
 
@@ -86,11 +93,11 @@ pub enum Scope {
     Query(Query),
 }
 
-impl<A: Aggregate> Executor<A> {
+impl<A: Aggregate, S: EventStore> Executor<A, S> {
     /// Executes commands on the aggregates in this topic.
     #[must_use]
-    pub fn new(store: Arc<dyn EventStore>) -> Self {
-        Executor { store, tries: TRIES_DEFAULT, aggregate: PhantomData }
+    pub fn new(store: S) -> Self {
+        Executor { store, tries: TRIES_DEFAULT, snapshots: None, aggregate: PhantomData }
     }
 
     /// How often a command is tried, at least once, before the conflict is given to the caller.
@@ -100,22 +107,40 @@ impl<A: Aggregate> Executor<A> {
         self
     }
 
+    pub(crate) fn store(&self) -> &S {
+        &self.store
+    }
+
     /// The aggregate of this id as it is now.
     ///
     /// # Errors
     /// `Unreadable`, `HistoryTruncated`, and those of reading.
     pub fn load(&self, id: &str) -> Result<Loaded<A>> {
-        self.load_to(id, At::End)
+        self.load_stream(&A::Event::stream(id))
     }
 
-    /// The aggregate of this id as it was: of the events before `to`.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub fn load_to(&self, id: &str, to: At) -> Result<Loaded<A>> {
+    /// From the newest snapshot that fits, or from the start.
+    fn load_stream(&self, stream: &str) -> Result<Loaded<A>> {
+        if let Some(kept) = self.snapshots.as_ref().and_then(|kept| kept.newest(&self.store, stream))
+            && let Some(loaded) = self.load_from(kept, stream)?
+        {
+            return Ok(loaded);
+        }
         let mut fold = StreamFold::new();
-        fold.events(&mut *self.store.read(&Read::stream(A::Event::stream(id)).to(to))?)?;
+        fold.events(&mut *self.store.read(&Read::stream(stream))?)?;
         Ok(fold.loaded())
+    }
+
+    /// From a snapshot; `None` where the last event that it takes in is not there, or is another.
+    fn load_from(&self, kept: Kept<A>, stream: &str) -> Result<Option<Loaded<A>>> {
+        let mut read = self.store.read(&Read::stream(stream).from(At::Revision(kept.revision)))?;
+        match read.next_view()? {
+            Some(last) if (last.revision, last.id) == (kept.revision, kept.event_id) => {}
+            _ => return Ok(None),
+        }
+        let mut fold = StreamFold { state: kept.state, next: kept.revision + 1 };
+        fold.events(&mut *read)?;
+        Ok(Some(fold.loaded()))
     }
 
     /// Loads the aggregate of this id, lets it decide, and appends what it decides; anew where its stream changed meanwhile.
@@ -198,6 +223,7 @@ impl<A: Aggregate> Executor<A> {
                 Ok(appended) => {
                     let repeated = appended.repeated;
                     events.iter().for_each(|e| state.apply(e));
+                    self.keep(target, &state, &appended);
                     return Ok(Executed { state, events, appended: Some(appended), repeated });
                 }
                 Err(e) if tries < self.tries && is_conflict(e.kind(), command_id) => {
@@ -209,13 +235,21 @@ impl<A: Aggregate> Executor<A> {
         }
     }
 
+    /// Takes a snapshot where it is time for one.
+    fn keep(&self, target: &Target<'_, A::Event>, state: &A, appended: &Appended) {
+        if let (Some(keeper), Target::Stream(stream), false) = (&self.snapshots, target, appended.repeated)
+            && let (Some(first), Some(last)) = (appended.revisions.first(), appended.revisions.last())
+            && let Err(error) = keeper.take(&self.store, stream, state, *first, *last, false)
+        {
+            tracing::warn!(%error, stream, "cannot take a snapshot");
+        }
+    }
+
     /// The state, and what must not have changed when what it decides is appended.
     fn fold(&self, target: &Target<'_, A::Event>) -> Result<(A, Condition)> {
         match target {
             Target::Stream(stream) => {
-                let mut fold = StreamFold::<A>::new();
-                fold.events(&mut *self.store.read(&Read::stream(stream.as_str()))?)?;
-                let Loaded { state, revision } = fold.loaded();
+                let Loaded { state, revision } = self.load_stream(stream)?;
                 Ok((state, Condition::Streams(vec![(stream.clone(), revision)])))
             }
             Target::Over(Scope::Streams(streams), _) => self.fold_streams(streams),
@@ -324,6 +358,29 @@ impl<A: Aggregate> Executor<A> {
     }
 }
 
+impl<A: Snapshot + 'static, S: EventStore> Executor<A, S> {
+    /// Loads from snapshots, and takes them as these say.
+    #[must_use]
+    pub fn snapshots(mut self, snapshots: Snapshots) -> Self {
+        self.snapshots = Some(Arc::new(Keeper::<A>::new(snapshots)));
+        self
+    }
+
+    /// Takes a snapshot of the aggregate of this id now, and waits until it is stored. Nothing, where it has no event or
+    /// there is nowhere to keep it.
+    ///
+    /// # Errors
+    /// Those of loading and of appending.
+    pub fn take_snapshot(&self, id: &str) -> Result<()> {
+        let stream = A::Event::stream(id);
+        let Loaded { state, revision } = self.load_stream(&stream)?;
+        match (&self.snapshots, revision) {
+            (Some(keeper), Some(revision)) => keeper.take(&self.store, &stream, &state, 0, revision, true),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What a command is executed on.
 enum Target<'t, E> {
     Stream(String),
@@ -381,11 +438,12 @@ fn batch<'e, E: Event>(
 }
 
 /// The events to append for what was decided here and now, but for their ids: with the context's metadata, a new business
-/// process where there is none, and the command as the cause.
+/// process where there is none, and the command as the cause where the context names none.
 pub(crate) fn new_events<E: Event>(events: &[E], command_id: Option<&str>) -> Result<Vec<NewEvent<'static>>> {
     let mut context = Context::current();
     if let Some(command_id) = command_id {
-        context.causation_id = Some(command_id.to_owned());
+        // What the context says is the cause of the command.
+        context.causation_id.get_or_insert_with(|| command_id.to_owned());
     }
     if context.correlation_id.is_none() {
         context.correlation_id =

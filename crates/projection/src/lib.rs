@@ -14,7 +14,13 @@ pub mod context;
 mod event;
 mod execute;
 mod given;
+mod history;
+pub mod inspect;
 pub mod projection;
+mod shape;
+mod snapshot;
+mod travel;
+mod typed;
 mod upcast;
 mod variant;
 
@@ -25,6 +31,10 @@ pub use crate::codec::{Bincode, Codec, CodecError, Json};
 pub use crate::event::{Decoded, Event, EventType, Ignored, Recorded, TagValue, TypedEvents, decode, encode};
 pub use crate::execute::{COMMAND_TAG, Executor, Scope, TRIES_DEFAULT};
 pub use crate::given::{Given, Then, given};
+pub use crate::history::{HistoryReport, Unreadable, Why, check_history};
+pub use crate::snapshot::{Snapshot, Snapshots};
+pub use crate::travel::{Change, FieldChange, Moment, Step, difference};
+pub use crate::typed::Typed;
 pub use crate::upcast::{Upcasted, Upcasts};
 
 /// What the derive's code names.

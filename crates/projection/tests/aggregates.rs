@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use annals_model::{
-    Appended, At, Batch, ErrorKind, EventId, EventStore, Events, ExpectedRevision, NewEvent, Pending, Place,
+    Appended, Batch, ErrorKind, EventId, EventStore, Events, ExpectedRevision, NewEvent, Pending, Place,
     Query, Read, RecordedEvent, Result, Revision, Subscribed,
 };
 use annals_projection::context::Context;
-use annals_projection::{Aggregate, Event, ExecuteError, Executor, Scope, given};
+use annals_projection::{Aggregate, Event, ExecuteError, Executor, Moment, Scope, given};
 use common::{Command, Order, OrderEvent, Refusal, place, placed, topic};
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,7 @@ fn an_order_is_placed_paid_and_shipped() {
     assert_eq!((loaded.revision, &loaded.state), (Some(3), &done.state));
     assert_eq!(orders.load("none").expect("loaded").revision, None);
     // As it was.
-    let before = orders.load_to("42", At::Revision(1)).expect("loaded");
+    let before = orders.at("42", Moment::Revision(0)).expect("loaded");
     assert_eq!((before.revision, before.state.paid), (Some(0), 0));
 
     let stored = all(&*backend);

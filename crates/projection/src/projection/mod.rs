@@ -19,6 +19,7 @@
 mod key;
 mod key_value;
 mod keyed;
+mod rebuild;
 mod runner;
 #[cfg(feature = "rusqlite")]
 mod sqlite;
@@ -37,6 +38,7 @@ pub use self::key_value::{
     of_state_topic, state_topic,
 };
 pub use self::keyed::{Keyed, KeyedProjection};
+pub use self::rebuild::{Comparison, Difference, EntityOf, Rebuild, Served, entities_of};
 pub use self::runner::{Phase, Progress, Runner, RunnerOptions};
 #[cfg(feature = "rusqlite")]
 pub use self::sqlite::{Sqlite, SqliteSchema};
@@ -139,6 +141,43 @@ pub trait Projection: Send + Sync + 'static {
         _tx: &mut <Self::State as StateStore>::Tx<'_>,
     ) -> Result<SpanApplied, SpanFailure> {
         Ok(SpanApplied::default())
+    }
+}
+
+impl<P: Projection> Projection for std::sync::Arc<P> {
+    type Event = P::Event;
+    type State = P::State;
+
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn version(&self) -> u32 {
+        (**self).version()
+    }
+
+    fn read(&self) -> Read {
+        (**self).read()
+    }
+
+    fn apply(
+        &self,
+        event: &Recorded<'_, Self::Event>,
+        tx: &mut <Self::State as StateStore>::Tx<'_>,
+    ) -> Result<(), ApplyError> {
+        (**self).apply(event, tx)
+    }
+
+    fn span_records_max(&self) -> u64 {
+        (**self).span_records_max()
+    }
+
+    fn apply_span(
+        &self,
+        span: &Span<'_>,
+        tx: &mut <Self::State as StateStore>::Tx<'_>,
+    ) -> Result<SpanApplied, SpanFailure> {
+        (**self).apply_span(span, tx)
     }
 }
 

@@ -11,6 +11,7 @@
 //!
 //! Elsewhere: what is kept and what refuses to run (`projection`), several workers (`keyed`).
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -118,7 +119,8 @@ pub struct Runner {
     shared: Arc<Shared>,
     source: Arc<dyn EventStore>,
     read: Read,
-    thread: Option<JoinHandle<()>>,
+    /// Gives the state back.
+    thread: Option<JoinHandle<Box<dyn Any + Send>>>,
 }
 
 struct Shared {
@@ -185,7 +187,10 @@ impl Runner {
         metrics::gauge!("annals_projection_stopped", "projection" => work.name()).set(0.0);
         let thread = std::thread::Builder::new()
             .name("annals-projection".to_owned())
-            .spawn(move || work.run_to_the_end())
+            .spawn(move || -> Box<dyn Any + Send> {
+                work.run_to_the_end();
+                Box::new(work.state)
+            })
             .map_err(|e| Error::io("cannot start the thread of a projection", e))?;
         Ok(Runner { shared, source, read, thread: Some(thread) })
     }
@@ -277,17 +282,29 @@ impl Runner {
         }
     }
 
-    fn end(&mut self) {
+    /// Stops the projection and gives back its state, for another runner to go on with.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop); `Invalid` where the state is of another type than `S`.
+    pub fn into_state<S: StateStore>(mut self) -> Result<S> {
+        let state = self.end();
+        if let Phase::Stopped { error: Some(error), .. } = &self.shared.now.lock().phase {
+            return Err(error.clone());
+        }
+        let state = state.and_then(|state| state.downcast::<S>().ok());
+        state.map(|state| *state).ok_or_else(|| Error::invalid("the projection's state is of another type"))
+    }
+
+    /// Stops it; gives the state, the first time.
+    fn end(&mut self) -> Option<Box<dyn Any + Send>> {
         {
             // Under the lock, so that the thread cannot miss it between looking and waiting.
             let _now = self.shared.now.lock();
             self.shared.stop.store(true, Ordering::Release);
         }
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // It ends by itself and catches panics.
-            let _ = thread.join();
-        }
+        // It ends by itself and catches panics.
+        self.thread.take().and_then(|thread| thread.join().ok())
     }
 }
 

@@ -9,9 +9,8 @@ use annals_store::{Store, Topic, TopicOptions};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Event)]
-#[event(crate = annals_projection, category = "order")]
+#[event(crate = annals_projection, category = "order", prefix = "Order")]
 pub(crate) enum OrderEvent {
-    #[event(name = "OrderPlaced")]
     Placed {
         #[event(tag)]
         customer: u64,
@@ -19,11 +18,8 @@ pub(crate) enum OrderEvent {
         items: Vec<String>,
         cents: u64,
     },
-    #[event(name = "OrderPaid")]
     Paid(u64),
-    #[event(name = "OrderShipped")]
     Shipped(String, #[event(tag = "depot")] u8),
-    #[event(name = "OrderClosed")]
     Closed,
 }
 
