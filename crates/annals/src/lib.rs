@@ -71,7 +71,8 @@ pub use annals_projection::{
     Aggregate, Bincode, COMMAND_TAG, Change, Codec, CodecError, Decoded, Event, EventType, ExecuteError,
     Executed, Executor, FieldChange, Given, HistoryReport, Ignored, Json, Loaded, Moment, Recorded, Scope,
     Snapshot, Snapshots, Step, StoreError, TRIES_DEFAULT, TagValue, Then, Typed, TypedEvents, Unreadable,
-    Upcasted, Upcasts, Why, check_history, context, decode, difference, encode, fold_event, given,
+    Upcasted, Upcasts, Why, check_history, context, decode, difference, encode, fold_event, given, inspect,
+    projection,
 };
 pub use annals_store::{
     AsOf, BackupOptions, BackupReport, Env, Finding, Lost, PartitionBackup, PartitionStats, Reader,
