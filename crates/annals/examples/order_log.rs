@@ -4,6 +4,8 @@
 //!
 //!     cargo run --release -p annals --example order_log -- FILE [--as-of 2019-08-01T00:00:00Z]
 
+#![expect(clippy::disallowed_methods, reason = "the log is a file of the caller's")]
+
 use std::io::Read as _;
 use std::process::ExitCode;
 use std::sync::Arc;
