@@ -1,6 +1,6 @@
 //! Typed events: folding a whole topic of JSON and of bincode events of 256 bytes, and loading an aggregate of 20 events.
 //!
-//! Buffered, batches of 100, 200,000 events of each kind (`ANNALS_BENCH_EVENTS`), on one thread, everything cached. The fold
+//! Buffered, batches of 100, segments of 16 MiB, 200,000 events of each kind (`ANNALS_BENCH_EVENTS`), on one thread, everything cached. The fold
 //! is that of an application: it decodes each event by its type, checks nothing away, and adds up.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "benches measure and print")]
 
@@ -79,7 +79,11 @@ fn main() {
     let count = env_number("ANNALS_BENCH_EVENTS", 200_000);
     let dir = scratch();
     let store = Store::open(dir.path().join("store")).expect("it opens");
-    let options = TopicOptions { durability: Durability::Buffered, ..TopicOptions::default() };
+    let options = TopicOptions {
+        durability: Durability::Buffered,
+        segment_bytes_max: 16 * 1024 * 1024,
+        ..TopicOptions::default()
+    };
     let json = store.create_topic("json", options.clone()).expect("made");
     let bincode = store.create_topic("bincode", options).expect("made");
     let json_bytes = fill(&json, count, |n| JsonEvent::numbered(n, 200));
