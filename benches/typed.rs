@@ -5,8 +5,8 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "benches measure and print")]
 
 use annals::{
-    Aggregate, At, Batch, Durability, Event, Events, Executor, Read, Store, Topic, TopicOptions, Typed,
-    encode, fold_event,
+    Aggregate, At, Batch, Durability, Event, Events, Executor, Read, Store, Topic, TopicOptions, encode,
+    fold_event,
 };
 use annals_benches::{env_number, measure, scratch};
 use serde::{Deserialize, Serialize};

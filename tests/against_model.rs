@@ -1,102 +1,18 @@
 //! The store against a simple model of it: random appends with all kinds of ids, expectations and conditions, random
 //! reads of all kinds, and reopening, with small segments, tiny index runs and caches.
 //!
-//! Elsewhere: what drives it by seeds (`model.rs`), and by what a fuzzer finds ([`crate::fuzz`]).
+//! Elsewhere: the model ([`crate::reference`]), what drives it by seeds (`model.rs`), and by what a fuzzer finds ([`crate::fuzz`]).
 
 use std::sync::Arc;
 
+use crate::reference::{Answer, MADE, Model};
 use crate::{Random, TestClock, assert_same, env_on, events, open_topic, quiet};
 use annals_log::env::MemoryDisk;
 use annals_model::{
-    AppendCondition, At, Batch, Direction, ErrorKind, EventId, ExpectedRevision, NewEvent, Query, QueryItem,
-    Read, RecordedEvent, Selection, Timestamp,
+    AppendCondition, At, Batch, Direction, EventId, ExpectedRevision, NewEvent, Query, QueryItem, Read,
+    Selection, Timestamp,
 };
 use annals_store::{StoreOptions, Topic, TopicOptions};
-
-/// All there is to say of a topic.
-#[derive(Default)]
-struct Model {
-    /// In the order of appending, which is that of recorded time.
-    events: Vec<RecordedEvent>,
-    /// By event, where its batch begins in `events` and how many it has.
-    batches: Vec<(usize, usize)>,
-}
-
-/// What an append must answer.
-#[derive(Debug, PartialEq)]
-enum Answer {
-    New,
-    Repeated(usize),
-    Refused(&'static str),
-}
-
-impl Model {
-    fn partition(&self, partition: u32) -> impl DoubleEndedIterator<Item = &RecordedEvent> {
-        self.events.iter().filter(move |e| e.partition == partition)
-    }
-
-    fn last_revision(&self, stream: &str) -> Option<u64> {
-        self.events.iter().rev().find(|e| e.stream == stream).map(|e| e.revision)
-    }
-
-    fn answer(&self, batch: &Batch<'_>, partition: u32) -> Answer {
-        let known = |id: EventId| self.partition(partition).find(|e| e.id == id);
-        if let Some(first) = batch.events.iter().filter_map(|(_, e)| known(e.id?)).next() {
-            let index = self.events.iter().position(|e| e == first).expect("it was found there");
-            let (start, count) = self.batches[index];
-            let same = count == batch.len()
-                && batch.events.iter().zip(&self.events[start..]).all(|((stream, new), old)| {
-                    new.id.is_none_or(|id| id == old.id)
-                        && batch.streams[*stream].0 == old.stream
-                        && new.event_type == old.event_type
-                        && new.data.as_deref() == old.data.as_deref()
-                        && new.tags == old.tags
-                });
-            return if same { Answer::Repeated(start) } else { Answer::Refused("reused") };
-        }
-        if let Some(AppendCondition { fail_if_events_match, after }) = &batch.condition
-            && self.partition(partition).any(|e| {
-                after.is_none_or(|after| e.position > after) && fail_if_events_match.matches(&e.view())
-            })
-        {
-            return Answer::Refused("condition");
-        }
-        if batch.streams.iter().any(|(stream, expected)| !expected.holds(self.last_revision(stream))) {
-            return Answer::Refused("conflict");
-        }
-        Answer::New
-    }
-
-    fn read(&self, read: &Read) -> Vec<RecordedEvent> {
-        let inside = |e: &RecordedEvent, at: &At, is_from: bool| {
-            // Whether the event is behind the bound.
-            let behind = match at {
-                At::Start => true,
-                At::End => false,
-                At::Position(position) => e.position >= *position,
-                At::Place(place) => place.position(e.partition).is_some_and(|p| e.position >= p),
-                At::Revision(revision) => e.revision >= *revision,
-                At::Recorded(time) => e.recorded_time >= *time,
-                At::Event(time) => e.view().time() >= *time,
-            };
-            behind == is_from
-        };
-        let selected = |e: &&RecordedEvent| {
-            let of = match &read.selection {
-                Selection::All => true,
-                Selection::Stream(name) => e.stream == *name,
-                Selection::Prefix(prefix) => e.stream.starts_with(prefix.as_str()),
-            };
-            of && read.query.matches(&e.view()) && inside(e, &read.from, true) && inside(e, &read.to, false)
-        };
-        let mut found: Vec<RecordedEvent> = self.events.iter().filter(selected).cloned().collect();
-        if read.direction == Direction::Backward {
-            found.reverse();
-        }
-        found.truncate(read.limit.map_or(usize::MAX, |l| l as usize));
-        found
-    }
-}
 
 struct Run {
     random: Random,
@@ -174,16 +90,16 @@ impl Run {
     /// An earlier batch as it was, or not quite.
     fn old_batch(&mut self) -> Option<Batch<'static>> {
         let index = self.random.below(self.model.events.len().max(1) as u64) as usize;
-        let (start, count) = *self.model.batches.get(index)?;
-        let (mut from, mut to) = (start, start + count);
+        self.model.events.get(index)?;
+        let mut olds = self.model.batch_of(index);
         let change = self.random.below(6);
         match change {
-            0 => from = index,
-            1 => to = index + 1,
+            0 => olds = &olds[olds.len() / 2..],
+            1 => olds = &olds[..olds.len().div_ceil(2)],
             _ => {}
         }
         let mut batch = Batch::default();
-        for old in &self.model.events[from..to] {
+        for old in olds {
             let mut event = NewEvent::new(old.event_type.clone()).id(old.id);
             event.data = old.data.as_ref().map(|d| d.to_vec().into());
             event.tags = old.tags.iter().map(|t| t.clone().into()).collect();
@@ -216,7 +132,7 @@ impl Run {
             };
         }
         let partition = self.topic.partition_of(&batch.streams[0].0);
-        let end = self.model.partition(partition).count() as u64;
+        let end = self.model.end(partition);
         if self.random.one_in(4) {
             let after = match self.random.below(4) {
                 0 => None,
@@ -236,52 +152,23 @@ impl Run {
             Ok(done) => {
                 assert_eq!(expected, Answer::New);
                 assert_eq!((done.partition, done.positions.start), (partition, end));
-                let start = self.model.events.len();
+                let added = self.model.add(&batch, partition, self.clock.time());
                 let place = Read::all().from(At::Position(end)).to(At::Position(end + batch.len() as u64));
                 let stored = events(&self.topic, &place).expect("it is whole");
                 let stored = stored.into_iter().filter(|e| e.partition == partition);
-                for (stored, ((stream, new), revision)) in stored.zip(batch.events.iter().zip(done.revisions))
-                {
-                    let stream = &batch.streams[*stream].0;
-                    let next = self.model.last_revision(stream).map_or(0, |r| r + 1);
-                    assert_eq!((&*stored.stream, stored.revision, revision), (&**stream, next, next));
-                    assert_eq!(
-                        (&*stored.event_type, stored.data.as_deref()),
-                        (&*new.event_type, new.data.as_deref())
-                    );
-                    assert_eq!(
-                        (stored.event_time, &stored.tags[..]),
-                        (new.event_time, &new.tags.iter().map(|t| t.to_string()).collect::<Vec<_>>()[..])
-                    );
-                    assert!(new.id.is_none_or(|id| id == stored.id));
-                    self.model.events.push(stored);
-                    self.model.batches.push((start, batch.len()));
+                let added = &mut self.model.events[added];
+                assert!(added.iter().map(|e| e.revision).eq(done.revisions));
+                assert_eq!(done.positions, end..end + added.len() as u64);
+                for (added, stored) in added.iter_mut().zip(stored) {
+                    if added.id == MADE {
+                        added.id = stored.id;
+                    }
+                    assert_eq!(*added, stored);
                 }
-                assert_eq!(self.model.events.len(), start + batch.len());
             }
             Err(e) => {
-                let refused = match e.kind() {
-                    ErrorKind::Conflict { stream, actual, .. } => {
-                        assert_eq!(*actual, self.model.last_revision(stream));
-                        "conflict"
-                    }
-                    ErrorKind::ConditionFailed { position } => {
-                        let condition = batch.condition.as_ref().expect("there is one");
-                        let found = self.model.partition(partition).find(|e| e.position == *position);
-                        let found = found.expect("it is there");
-                        assert!(condition.fail_if_events_match.matches(&found.view()));
-                        assert!(condition.after.is_none_or(|after| *position > after));
-                        "condition"
-                    }
-                    ErrorKind::IdReused { original } => {
-                        let found = self.model.events.iter().find(|e| e.view().place() == *original);
-                        let id = found.expect("it is there").id;
-                        assert!(batch.events.iter().any(|(_, e)| e.id == Some(id)));
-                        "reused"
-                    }
-                    _ => panic!("{e:?}"),
-                };
-                assert_eq!(expected, Answer::Refused(refused));
+                let Answer::Refused(refusal) = expected else { panic!("{expected:?}, not {e:?}") };
+                _ = self.model.rests_on(refusal, e.kind(), &batch, partition);
             }
         }
     }
@@ -329,7 +216,7 @@ impl Run {
         if self.random.one_in(2) {
             read = read.backward();
         }
-        let expected = self.model.read(&read);
+        let expected = self.model.read(&read, &self.topic.high_watermark());
         // Several partitions have no order of their own against it; times are all different but within a batch.
         assert_same(&events(&self.topic, &read).unwrap_or_else(|e| panic!("{read:?}: {e:?}")), &expected);
         if read.to == At::End && read.limit.is_none() && read.direction == Direction::Forward {

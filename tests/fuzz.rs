@@ -325,7 +325,8 @@ fn replace(disk: &MemoryDisk, path: &Path, bytes: &[u8]) {
 // ---- changes
 
 /// Changes bytes as damage does, and as a clever hand does.
-fn edit(bytes: &mut Vec<u8>, tape: &mut Random) {
+/// Changes bytes as the tape says: bits, numbers, lengths, pieces.
+pub fn edit(bytes: &mut Vec<u8>, tape: &mut Random) {
     for _ in 0..1 + tape.below(4) {
         if tape.is_at_end() {
             return;
@@ -434,12 +435,14 @@ fn crc_from(start: u32, bytes: &[u8]) -> [u8; 4] {
     crc.finalize().to_le_bytes()
 }
 
-fn partition_of(manifest: &[u8]) -> u32 {
+/// What a partition's checksums begin with, by its manifest.
+#[must_use]
+pub fn partition_of(manifest: &[u8]) -> u32 {
     crc32fast::hash(manifest.get(24..40).unwrap_or_default())
 }
 
 /// Gives the slots of a mark the checksums that their bytes ask for.
-fn seal_mark(mark: &mut [u8], partition: u32) {
+pub fn seal_mark(mark: &mut [u8], partition: u32) {
     for slot in mark.chunks_mut(MARK_SLOT_DISTANCE as usize) {
         if let Some(slot) = slot.get_mut(..MARK_SLOT_LEN) {
             let crc = crc_from(partition, &slot[8..]);
@@ -449,7 +452,7 @@ fn seal_mark(mark: &mut [u8], partition: u32) {
 }
 
 /// The same for the header and the entries of a manifest.
-fn seal_manifest(manifest: &mut [u8]) {
+pub fn seal_manifest(manifest: &mut [u8]) {
     let partition = partition_of(manifest);
     for (i, entry) in manifest.chunks_exact_mut(MANIFEST_ENTRY_LEN).enumerate() {
         if i == 0 {

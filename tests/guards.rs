@@ -15,7 +15,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use annals_log::guard::{self, Guard};
-use scenarios::{appends, cuts, damage, files, histories};
+use scenarios::{appends, backups, cuts, damage, files, histories};
 
 /// A guard that is off has to be noticed in this time.
 const NOTICED_WITHIN: Duration = Duration::from_secs(10);
@@ -94,6 +94,20 @@ scenarios! {
     appends::of_two_appends_at_once_one_passes,
     appends::a_stream_that_was_forgotten_meanwhile_is_looked_up_again,
     appends::two_streams_of_one_hash_are_told_apart,
+    backups::a_first_backup_survives_cuts_at_every_call,
+    backups::an_incremental_backup_survives_cuts_at_every_call,
+    backups::a_restore_survives_cuts_at_every_call,
+    backups::what_is_backed_up_is_durable_in_the_store,
+    backups::a_backup_carries_no_damage,
+    backups::a_segment_of_another_history_is_not_restored,
+    backups::a_backup_is_continued_only_when_that_is_asked_for,
+    backups::a_backup_is_continued_only_by_its_own_store,
+    backups::a_store_that_was_put_back_leaves_its_newer_backup_alone,
+    backups::a_restore_needs_an_empty_directory,
+    backups::a_place_from_before_a_restore_is_refused,
+    backups::what_is_no_event_is_not_restored,
+    backups::two_topics_in_one_directory_are_not_restored,
+    backups::links_are_not_followed,
 }
 
 /// The scenario that notices that a guard is missing.
@@ -175,6 +189,22 @@ fn notices(guard: Guard) -> Scenario {
         Guard::RecheckTerms => appends::of_two_appends_at_once_one_passes,
         Guard::EvictionEpoch => appends::a_stream_that_was_forgotten_meanwhile_is_looked_up_again,
         Guard::ExactNames => appends::two_streams_of_one_hash_are_told_apart,
+        Guard::CopySync | Guard::CopyMarkSync | Guard::CopyMarkNameSync | Guard::BackupNameLast => {
+            backups::a_first_backup_survives_cuts_at_every_call
+        }
+        Guard::BackupSync => backups::what_is_backed_up_is_durable_in_the_store,
+        Guard::BackupMarkLast => backups::an_incremental_backup_survives_cuts_at_every_call,
+        Guard::RestoreNameLast => backups::a_restore_survives_cuts_at_every_call,
+        Guard::CopyFrames => backups::a_backup_carries_no_damage,
+        Guard::CopyEnds => backups::a_segment_of_another_history_is_not_restored,
+        Guard::BackupIsAsked => backups::a_backup_is_continued_only_when_that_is_asked_for,
+        Guard::BackupIdentity => backups::a_backup_is_continued_only_by_its_own_store,
+        Guard::BackupHistory => backups::a_store_that_was_put_back_leaves_its_newer_backup_alone,
+        Guard::RestoreIntoNothing => backups::a_restore_needs_an_empty_directory,
+        Guard::RestoreIncarnation => backups::a_place_from_before_a_restore_is_refused,
+        Guard::RestoreEvents => backups::what_is_no_event_is_not_restored,
+        Guard::RestoreTopics => backups::two_topics_in_one_directory_are_not_restored,
+        Guard::NoLinks => backups::links_are_not_followed,
     }
 }
 

@@ -18,6 +18,7 @@ pub mod against_model;
 pub mod crashes;
 pub mod damaged;
 pub mod fuzz;
+pub mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -111,6 +112,12 @@ impl TestClock {
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(TestClock { now: AtomicI64::new(1_769_860_800_000_000), machine: Env::real().clock })
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        Timestamp::from_micros(self.now.load(Ordering::Relaxed))
     }
 
     /// Moves it, in either direction.

@@ -4,7 +4,7 @@
 //! other, each at some moment between its call and its answer.
 //!
 //! Method: real threads append to a few streams under expected revisions, conditions on tags and event ids, repeat what
-//! they or others appended (also while that is under way, in part, and with other content) and read; what was called and
+//! they or others appended (also while that is under way, in part, regrouped, and with other content) and read; what was called and
 //! answered is recorded with the ticks of one counter. The log says in which order the appends took place, so no order
 //! has to be searched for: each answer is right of some range of prefixes of the log, and [`check`] gives each call the
 //! shortest one that is not shorter than those of all calls answered before it was made. Where there is none, the
@@ -332,10 +332,19 @@ impl Shared {
         let mut lately = self.lately.lock().expect("no thread panicked");
         if random.one_in(4) && !lately.is_empty() {
             let mut again = random.pick(&lately).clone();
-            match random.below(8) {
+            match random.below(10) {
                 0 => again.events[0].number += 1 << 32,
                 1 if again.events.len() > 1 => again.events.truncate(1),
                 2 => again.expected = ExpectedRevision::NoStream,
+                3 if again.events.len() > 1 => _ = again.events.remove(0),
+                // Regrouped: turned, or with another batch behind it.
+                4 => again.events.reverse(),
+                5 => {
+                    let other = random.pick(&lately);
+                    if other.stream == again.stream && other.events[0].id != again.events[0].id {
+                        again.events.extend_from_slice(&other.events);
+                    }
+                }
                 _ => {}
             }
             return again;

@@ -4,17 +4,22 @@
 //! length was checked, nothing outside the store's directory is touched.
 //!
 //! Method: every file of a store replaced by garbage, cut, lengthened, overwritten at random, from seeds; then everything
-//! is asked, and answers are right or errors. Names that look like paths, on a real disk.
+//! is asked, and answers are right or errors. Names that look like paths, on a real disk. Bytes read are counted where
+//! damage could make a read go over the same bytes again and again.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use annals_log::env::{Access, Disk, Env, MemoryDisk};
-use annals_model::{Batch, EventId, NewEvent, Query, Read, RecordPlace, RecordedEvent, Timestamp};
+use annals_log::format::record_len;
+use annals_log::{Log, LogOptions};
+use annals_model::{
+    Batch, Durability, EventId, NewEvent, Query, Read, RecordPlace, RecordedEvent, Timestamp,
+};
 use annals_store::{Store, StoreOptions, TopicOptions};
 use annals_tests::{
-    DIR, Random, TestClock, append, contents, copy_disk, env_on, event, events, files_below, for_seeds, open,
-    open_topic, quiet, small_segments,
+    DIR, FaultyDisk, Random, TestClock, append, contents, copy_disk, damage, env_on, event, events,
+    files_below, for_seeds, open, open_topic, quiet, small_segments,
 };
 
 fn options() -> StoreOptions {
@@ -263,4 +268,35 @@ fn calls_with_nonsense_are_answered() {
         );
     }
     drop(event(1, 1));
+}
+
+#[test]
+fn reading_around_damage_costs_by_how_much_there_is() {
+    let disk = FaultyDisk::new();
+    let env = env_on(Arc::new(disk.clone()), TestClock::new(), 2);
+    let dir = Path::new("/log");
+    env.disk.create_dir(dir).expect("made");
+    let (log, _) = Log::open(&env, dir, LogOptions::default()).expect("opened");
+    let (frames, body) = (400u64, [7; 100]);
+    let mut addresses = Vec::new();
+    for _ in 0..frames {
+        let staged = log.stage(1, record_len(body.len()), |f| f.record(|out| out.extend_from_slice(&body)));
+        let (staged, address) = staged.expect("staged");
+        log.commit(staged.end_position, Durability::Synced).wait().expect("durable");
+        addresses.push(address);
+    }
+    log.close().expect("closed");
+    drop(log);
+    let path = &files_below(&disk, dir).into_iter().find(|p| p.extension().is_some_and(|e| e == "seg"));
+    let path = path.as_ref().expect("there is one");
+    // One byte of every record but the last.
+    for address in &addresses[..frames as usize - 1] {
+        damage(&disk, path, address + 20, 1);
+    }
+    let log = Log::follow(&env, dir, LogOptions::default()).expect("opened");
+    let before = disk.bytes_read();
+    assert_eq!(log.readable_from(0, log.watermark()).expect("it can be read"), frames - 1);
+    let read = disk.bytes_read() - before;
+    // Each damage is looked at once, from its frame's header on; a scan reads 256 KiB at once.
+    assert!(read < frames * 16 * 1024 + 2 * 256 * 1024, "{read} bytes were read");
 }

@@ -21,9 +21,10 @@
 //! - no wake-up with the watermark, or no second look at it under the lock, for blocking readers or for futures: the
 //!   hand-off;
 //! - a sync that counts what was written while it ran: the sync beside writes;
-//! - two writes at a time: group commit, full staging; two syncs at a time: the failed syncs, the closing;
+//! - two writes at a time: group commit, full staging, the syncs in flight; two syncs at a time: the failed syncs, the
+//!   closing, the syncs in flight;
 //! - a dropped ticket, or a polled one, that does not call the flusher: the dropped tickets;
-//! - a roll that does not wait for the old segment's sync: the rolls;
+//! - a roll that does not wait for the old segment's sync: the rolls, the syncs in flight;
 //! - bytes that are being written and not found in memory: reads by address (10,000 schedules);
 //! - a second close that does not wait for the first, a close that does not end waits or stop the flusher: the closing;
 //! - a failed sync that is forgotten: the failed syncs;
@@ -31,19 +32,20 @@
 //! - no look at what was staged since the look-up, staging outside the lock, a conflict answered before what it rests on
 //!   is durable: the racing conditional appends.
 //!
-//! What is not there to explore: two syncs in flight. At most one write and one sync of a log are under way at a time; a
-//! sync beside writes is explored.
+//! Two syncs in flight are not there to explore: at most one write and one sync of a log are under way at a time. That
+//! this is so, also through rolls, is explored itself, beside a sync beside writes.
 #![cfg(annals_shuttle)]
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
-use annals_log::env::Env;
-use annals_log::format::record_len;
+use annals_log::env::{Access, Disk, DiskFile, EntryKind, Env, LockAttempt, Map};
+use annals_log::format::{FRAME_HEADER_LEN, FRAMES_START, record_len};
 use annals_log::simulated::{Call, Fault, SimulatedDisk, Survivors};
 use annals_log::sync::{AtomicBool, AtomicU64, Mutex, Ordering, Thread, spawn};
 use annals_log::{Log, LogOptions, Scratch, Staged, Watermark};
@@ -58,6 +60,8 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler};
 
 const DIR: &str = "/log";
 const EIO: i32 = 5;
+/// A segment of this size holds two frames of one record.
+const TWO_RECORDS: u64 = FRAMES_START + 2 * (FRAME_HEADER_LEN + record_len(32)) as u64;
 
 // ---- how it is explored
 
@@ -280,8 +284,7 @@ fn no_reader_misses_a_wake_up_and_what_is_shown_is_durable() {
 #[test]
 fn readers_go_on_through_rolls() {
     explore(4, || {
-        // Two or three records to a segment.
-        let small = LogOptions { segment_bytes_max: 500, ..options(Durability::Synced) };
+        let small = LogOptions { segment_bytes_max: TWO_RECORDS, ..options(Durability::Synced) };
         let Bench { disk, log } = Bench::new(small);
         let done = Arc::new(AtomicBool::new(false));
         let writers: Vec<_> = (0..2u64)
@@ -326,7 +329,7 @@ fn readers_go_on_through_rolls() {
 #[test]
 fn a_record_is_found_staged_being_written_and_in_a_sealed_segment() {
     explore(12, || {
-        let small = LogOptions { segment_bytes_max: 500, ..options(Durability::Synced) };
+        let small = LogOptions { segment_bytes_max: TWO_RECORDS, ..options(Durability::Synced) };
         let log = Bench::new(small).log;
         let known: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
         let writer = {
@@ -398,6 +401,150 @@ fn a_sync_beside_writes_covers_what_was_written_before_it_and_no_more() {
     });
 }
 
+/// A disk that knows how many syncs of segments, and how many writes to them, are under way.
+struct Watched {
+    disk: Arc<dyn Disk>,
+    flights: Arc<Flights>,
+}
+
+#[derive(Default)]
+struct Flights {
+    syncs: AtomicU64,
+    writes: AtomicU64,
+    /// A write began while a sync was under way.
+    beside: AtomicBool,
+}
+
+struct WatchedFile {
+    file: Arc<dyn DiskFile>,
+    flights: Arc<Flights>,
+    is_segment: bool,
+}
+
+impl Disk for Watched {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open(path, access)?;
+        let is_segment = path.extension().is_some_and(|e| e == "seg");
+        Ok(Arc::new(WatchedFile { file, flights: Arc::clone(&self.flights), is_segment }))
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(path)
+    }
+    fn kind(&self, path: &Path) -> io::Result<Option<EntryKind>> {
+        self.disk.kind(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn try_lock(&self, path: &Path, holder: &str) -> io::Result<LockAttempt> {
+        self.disk.try_lock(path, holder)
+    }
+}
+
+impl DiskFile for WatchedFile {
+    fn sync(&self) -> io::Result<()> {
+        if !self.is_segment {
+            return self.file.sync();
+        }
+        let others = self.flights.syncs.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(others, 0, "two syncs of segments are in flight");
+        // Who would begin a second one now may do so.
+        shuttle::thread::yield_now();
+        let synced = self.file.sync();
+        self.flights.syncs.fetch_sub(1, Ordering::SeqCst);
+        synced
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        if !self.is_segment {
+            return self.file.write_at(buf, offset);
+        }
+        let others = self.flights.writes.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(others, 0, "two writes to segments are in flight");
+        if self.flights.syncs.load(Ordering::SeqCst) > 0 {
+            self.flights.beside.store(true, Ordering::SeqCst);
+        }
+        let written = self.file.write_at(buf, offset);
+        self.flights.writes.fetch_sub(1, Ordering::SeqCst);
+        written
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.allocate(offset, len)
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        self.file.next_data(offset)
+    }
+    fn map(&self, len: u64) -> io::Result<Map> {
+        self.file.map(len)
+    }
+}
+
+#[test]
+fn two_syncs_are_never_in_flight_and_writes_go_on_beside_one() {
+    // By the standard library's atomic: it outlives the schedules.
+    let beside = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let seen = Arc::clone(&beside);
+    explore(13, move || {
+        let disk = SimulatedDisk::new();
+        let flights = Arc::new(Flights::default());
+        let env = disk.env(7);
+        env.disk.create_dir(Path::new(DIR)).expect("made");
+        env.disk.sync_dir(Path::new("/")).expect("synced");
+        let watched = Watched { disk: Arc::clone(&env.disk), flights: Arc::clone(&flights) };
+        let env = Env { disk: Arc::new(watched), ..env };
+        // Rolls come in between, and there is every kind of waiting: for a write, for
+        // a sync, as a future, and none, so that the flusher syncs.
+        let small = LogOptions { segment_bytes_max: TWO_RECORDS, ..options(Durability::Buffered) };
+        let (log, _) = Log::open(&env, Path::new(DIR), small).expect("opened");
+        let writers: Vec<_> = (0..3u64)
+            .map(|w| {
+                let (disk, log) = (disk.clone(), log.clone());
+                start("writer", move || {
+                    for n in 0..3 {
+                        let number = w * 10 + n;
+                        let (staged, _) = stage(&log, number).expect("staged");
+                        let durability = if w == 0 { Durability::Buffered } else { Durability::Synced };
+                        let commit = log.commit(staged.end_position, durability);
+                        match (w, n) {
+                            (2, 1) => drop(commit),
+                            (2, _) => block_on(commit).expect("durable"),
+                            _ => commit.wait().expect("done"),
+                        }
+                        if w == 1 && chance(4) {
+                            assert_holds(&after_a_cut(&disk), staged.first_position, number);
+                        }
+                    }
+                })
+            })
+            .collect();
+        writers.into_iter().for_each(Thread::join);
+        log.close().expect("closed");
+        if flights.beside.load(Ordering::SeqCst) {
+            seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        assert_eq!(sorted(after_a_cut(&disk)), expected([0, 1, 2, 10, 11, 12, 20, 21, 22]));
+    });
+    let beside = beside.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(beside > 0 || std::env::var("ANNALS_SCHEDULE").is_ok(), "no write went on beside a sync");
+}
+
 #[test]
 fn what_nobody_awaits_is_flushed_all_the_same() {
     explore(6, || {
@@ -437,7 +584,7 @@ fn what_nobody_awaits_is_flushed_all_the_same() {
 fn closing_ends_all_waits_and_loses_nothing() {
     explore(7, || {
         let Bench { disk, log } = Bench::new(LogOptions {
-            segment_bytes_max: 600,
+            segment_bytes_max: TWO_RECORDS,
             ..options(if chance(2) { Durability::Synced } else { Durability::Buffered })
         });
         let staged_before = Arc::new(AtomicU64::new(0));
@@ -575,7 +722,7 @@ fn closing_a_follower_ends_its_waits() {
 fn after_a_failed_sync_nothing_is_acknowledged_and_nobody_hangs() {
     explore(9, || {
         let Bench { disk, log } = Bench::new(LogOptions {
-            segment_bytes_max: 500,
+            segment_bytes_max: TWO_RECORDS,
             ..options(if chance(2) { Durability::Synced } else { Durability::Buffered })
         });
         let call = if chance(3) { Call::Write } else { Call::Sync };

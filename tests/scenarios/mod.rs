@@ -1,6 +1,7 @@
 //! What is done to a store so that the lack of a guard shows; each scenario is a few seconds at most.
 
 pub(crate) mod appends;
+pub(crate) mod backups;
 pub(crate) mod cuts;
 pub(crate) mod damage;
 pub(crate) mod files;

@@ -71,12 +71,14 @@ pub use annals_projection::{
     Aggregate, Bincode, COMMAND_TAG, Change, Codec, CodecError, Decoded, Event, EventType, ExecuteError,
     Executed, Executor, FieldChange, Given, HistoryReport, Ignored, Json, Loaded, Moment, Recorded, Scope,
     Snapshot, Snapshots, Step, StoreError, TRIES_DEFAULT, TagValue, Then, Typed, TypedEvents, Unreadable,
-    Upcasted, Upcasts, Why, check_history, context, decode, difference, encode, fold_event, given,
+    Upcasted, Upcasts, Why, check_history, context, decode, difference, encode, fold_event, given, inspect,
+    projection,
 };
 pub use annals_store::{
-    Env, Finding, Lost, PartitionStats, Reader, RecoveryReport, Repair, RepairReport, RepairStep,
+    AsOf, BackupOptions, BackupReport, Env, Finding, Lost, PartitionBackup, PartitionStats, Reader,
+    RecoveryReport, Repair, RepairReport, RepairStep, RestoreOptions, RestoreReport, RestoredPartition,
     ScrubOptions, ScrubStatus, SegmentStats, Store, StoreOptions, Streams, Subscription, Ticket, Topic,
-    TopicOptions, TopicStats, VerifyReport, env,
+    TopicOptions, TopicStats, VerifyReport, env, restore,
 };
 
 /// What the code of `#[derive(Event)]` names.

@@ -77,6 +77,11 @@ impl Context {
                 };
                 Failure::not_found(format!("there is no store at `{shown}`")).why(why).next(next)
             }
+            ErrorKind::Invalid if dir.join("backup").exists() && !dir.join("catalogue").exists() => {
+                Failure::usage(format!("`{shown}` is a backup, not a store"))
+                    .why("a backup is not opened, so that it stays what it is")
+                    .next(format!("restore it to a new directory: `annals restore {shown} DIR`"))
+            }
             ErrorKind::Invalid => {
                 Failure::usage(format!("`{shown}` is no Annals store")).why(e.to_string()).next(elsewhere)
             }

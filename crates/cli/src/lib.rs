@@ -1,4 +1,4 @@
-//! The command `annals`: makes, writes, reads, replays and checks event stores.
+//! The command `annals`: makes, writes, reads, replays, checks, backs up and restores event stores.
 //!
 //! # Invariants
 //! - Data to stdout, talk to stderr; every end of the command is an [`Exit`](failure::Exit).
@@ -83,6 +83,8 @@ enum Verb {
     Stats(verbs::stats::Args),
     Verify(verbs::verify::Args),
     Repair(verbs::repair::Args),
+    Backup(verbs::backup::Args),
+    Restore(verbs::restore::Args),
     Demo(verbs::demo::Args),
     Completions(verbs::shell::CompletionsArgs),
     Man(verbs::shell::ManArgs),
@@ -133,6 +135,8 @@ fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
         Verb::Stats(args) => verbs::stats::run(ctx, args),
         Verb::Verify(args) => verbs::verify::run(ctx, args),
         Verb::Repair(args) => verbs::repair::run(ctx, args),
+        Verb::Backup(args) => verbs::backup::run(ctx, args),
+        Verb::Restore(args) => verbs::restore::run(ctx, args),
         Verb::Demo(args) => verbs::demo::run(ctx, args),
         Verb::Completions(args) => verbs::shell::completions(ctx, args),
         Verb::Man(args) => verbs::shell::man(ctx, args),

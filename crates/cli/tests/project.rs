@@ -135,3 +135,27 @@ fn internal_topics_are_left_out_unless_asked_for() {
     // Three events, three counts, and the checkpoint beside them.
     place.run(&["verify", "--deep"]).exits(0).says(&["read 7 events"]);
 }
+
+#[test]
+fn a_restore_takes_states_away_that_went_beyond_it_and_says_so() {
+    let place = Place::with_store();
+    let store = open(&place);
+    placed(&store, 10);
+    project(&store, 1);
+    store.close().expect("closed");
+    place.run(&["backup", "kept"]).exits(0);
+    // A position is one of the application's topic, whatever is kept beside it.
+    let ran = place.run(&["restore", "kept", "again", "--as-of", "4"]).exits(0);
+    ran.says(&["the state of projection `counts`, version 1, went to 10 of topic `events`", "taken away"]);
+    let again = place.beside("again").to_string_lossy().into_owned();
+    let of = |args: &[&str]| place.run(&[args, &["--store", &again]].concat()).exits(0).json();
+    assert_eq!(of(&["read"]).len(), 4);
+    assert_eq!(of(&["project", "list"])[0]["state"], "empty");
+    let store = Store::open(&again).expect("opened");
+    project(&store, 1);
+    store.close().expect("closed");
+    let listed = of(&["project", "list"]);
+    assert_eq!((&listed[0]["events"], &listed[0]["state"]), (&4.into(), &"current".into()));
+    // The store itself is untouched.
+    assert_eq!(place.run(&["project", "list"]).exits(0).json()[0]["events"], 10);
+}

@@ -281,7 +281,7 @@ impl RecordContext {
             | (time.as_micros() - self.base_time.as_micros()) as u64;
         buf[start + 4..start + 8].copy_from_slice(&(body_len as u32).to_le_bytes());
         buf[start + 8..start + 16].copy_from_slice(&packed.to_le_bytes());
-        let crc = record_crc(self.salt, address, &buf[start + 4..]);
+        let crc = self.record_crc(address, &buf[start + 4..]);
         buf[start..start + 4].copy_from_slice(&crc.to_le_bytes());
         buf.resize(start + record_len(body_len), 0);
         crc
@@ -292,6 +292,32 @@ impl RecordContext {
     pub fn peek_len(&self, bytes: &[u8]) -> Option<usize> {
         let header = bytes.get(..RECORD_HEADER_LEN)?;
         Some(record_len((u32_at(header, 4) & !LOST) as usize))
+    }
+
+    /// What the CRC of a record at this address begins with. A record is found by its address alone, so one that another
+    /// stands in place of must not pass: a segment is shorter than 2^32 bytes, so no two of its records have the same
+    /// seed.
+    pub(crate) fn record_seed(&self, address: u64) -> u32 {
+        let place = if guard::on(Guard::RecordPlace) { address as u32 } else { 0 };
+        seed_of(self.salt) ^ place
+    }
+
+    fn record_crc(&self, address: u64, bytes: &[u8]) -> u32 {
+        continued_crc(self.record_seed(address), bytes)
+    }
+
+    /// Behind the last byte that the CRC of the record that begins here is of; `None` for a lost record, where that is
+    /// its header.
+    pub(crate) fn summed(&self, bytes: &[u8]) -> Option<usize> {
+        let body_len = u32_at(bytes, 4);
+        (body_len & LOST == 0).then_some(RECORD_HEADER_LEN + body_len as usize)
+    }
+
+    /// What the header of the record that begins here says of length, position and time; nothing is checked.
+    pub(crate) fn peek(&self, bytes: &[u8]) -> Option<(usize, Position, Timestamp)> {
+        let len = self.peek_len(bytes)?;
+        let Record { position, recorded_time, .. } = self.fields(bytes.get(..RECORD_HEADER_LEN)?, 0);
+        Some((len, position, recorded_time))
     }
 
     /// Reads the record that begins here and checks its CRC; `None` where the bytes are no record of this address, or a
@@ -305,7 +331,7 @@ impl RecordContext {
         }
         let whole = if guard::on(Guard::RecordBounds) { bytes.get(..len)? } else { &bytes[..len] };
         let crc = u32_at(bytes, 0);
-        if crc != record_crc(self.salt, address, &whole[4..RECORD_HEADER_LEN + body_len])
+        if crc != self.record_crc(address, &whole[4..RECORD_HEADER_LEN + body_len])
             && guard::on(Guard::RecordCrc)
         {
             return None;
@@ -321,7 +347,7 @@ impl RecordContext {
         let len = self.peek_len(bytes)?;
         let header = bytes.get(..RECORD_HEADER_LEN)?;
         let crc = u32_at(header, 0);
-        if u32_at(header, 4) & LOST == 0 || crc != record_crc(self.salt, address, &header[4..]) {
+        if u32_at(header, 4) & LOST == 0 || crc != self.record_crc(address, &header[4..]) {
             return None;
         }
         let Record { position, recorded_time, .. } = self.fields(header, 0);
@@ -342,7 +368,7 @@ impl RecordContext {
             | (time.as_micros() - self.base_time.as_micros()) as u64;
         header[4..8].copy_from_slice(&(body_len | LOST).to_le_bytes());
         header[8..16].copy_from_slice(&packed.to_le_bytes());
-        let crc = record_crc(self.salt, address, &header[4..]);
+        let crc = self.record_crc(address, &header[4..]);
         header[0..4].copy_from_slice(&crc.to_le_bytes());
         crc
     }
@@ -416,13 +442,6 @@ pub(crate) fn whole_record(context: &RecordContext, bytes: &[u8], address: u64) 
 
 fn seeded_crc(salt: u64, bytes: &[u8]) -> u32 {
     continued_crc(seed_of(salt), bytes)
-}
-
-/// A record is found by its address alone, so one that another stands in place of must not pass: a segment is shorter
-/// than 2^32 bytes, so no two of its records have the same seed.
-fn record_crc(salt: u64, address: u64, bytes: &[u8]) -> u32 {
-    let place = if guard::on(Guard::RecordPlace) { address as u32 } else { 0 };
-    continued_crc(seed_of(salt) ^ place, bytes)
 }
 
 fn seed_of(salt: u64) -> u32 {

@@ -164,6 +164,43 @@ guards! {
     /// An event has no flag that this code does not know. Without it what is behind the flag is read as something else.
     EventFlags,
 
+    // What a backup and a restore keep to.
+    /// The sync of a copied segment before anything names it. Without it a backup, or a restored store, has empty files.
+    CopySync,
+    /// The records of a frame are checked while it is copied. Without it a backup carries damage on in silence.
+    CopyFrames,
+    /// A copied segment ends where the manifest or the mark says, with its checksum. Without it one of another history
+    /// is taken for it.
+    CopyEnds,
+    /// The sync of a copy's mark before its name. Without it the name comes to stand for an empty file.
+    CopyMarkSync,
+    /// The sync of that name. Without it a backup that was reported is the one before.
+    CopyMarkNameSync,
+    /// A `Buffered` log is synced before it is backed up. Without it a power cut takes what the backup has from the store.
+    BackupSync,
+    /// A backup's mark comes after the manifest. Without it the mark is in a segment that is not named.
+    BackupMarkLast,
+    /// The file that makes a directory a backup comes last. Without it half of one is taken for a whole.
+    BackupNameLast,
+    /// A whole backup is built on only where that was asked for. Without it somebody's backup is changed unasked.
+    BackupIsAsked,
+    /// A backup is continued only by the same partitions of the same store. Without it two stores become one.
+    BackupIdentity,
+    /// And only where its events are the store's still. Without it a store that went back takes its newer backup along.
+    BackupHistory,
+    /// A restore needs an empty directory. Without it what is there is mixed with what is restored.
+    RestoreIntoNothing,
+    /// A restored store's catalogue comes last. Without it half a store is taken for a whole.
+    RestoreNameLast,
+    /// A restored store has another history. Without it places from before lead to other events.
+    RestoreIncarnation,
+    /// What is restored are events. Without it bytes that no program can read become a part of a store.
+    RestoreEvents,
+    /// Two topics of a backup are two directories. Without it one is restored over the other.
+    RestoreTopics,
+    /// Links in a backup are refused. Without it a restore reads, and a backup writes, what is elsewhere.
+    NoLinks,
+
     // What an append keeps to.
     /// A failed sync fails the appends that waited for it. Without it they are acknowledged.
     SyncFailure,

@@ -142,7 +142,10 @@ impl Inventory {
             if missing > 0 {
                 let lost = self.place_of_missing(env, dir, segments.last(), next, Some(&entry))?;
                 self.made_up.push((0, format!("nothing is left of the segment {}", lost.number)));
-                segments.push(lost);
+                // Where the one before it seems to reach into the next, what is missing is missing at its end.
+                if lost.base_position <= entry.base_position && lost.base_address < entry.base_address {
+                    segments.push(lost);
+                }
             }
             if !whole || missing > 1 {
                 if let Some(before) = segments.last() {

@@ -28,6 +28,7 @@
 //!
 //! Elsewhere: events, streams, indexes (`annals-store`).
 
+pub mod backup;
 #[cfg(test)]
 mod contract;
 mod disk;

@@ -48,7 +48,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    fn encode(&self, partition_crc: u32) -> [u8; MARK_SLOT_LEN] {
+    pub(crate) fn encode(&self, partition_crc: u32) -> [u8; MARK_SLOT_LEN] {
         let mut b = [0; MARK_SLOT_LEN];
         b[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         b[8..16].copy_from_slice(&self.sequence.to_le_bytes());

@@ -51,6 +51,8 @@ pub struct Scan {
     until: Watermark,
     /// File offset and length of the record that was come to last.
     current: (u64, usize),
+    /// The damage in this segment that was looked at last: one frame may have many gaps.
+    damage: Option<Arc<Damage>>,
 }
 
 /// A frame: one batch.
@@ -282,29 +284,26 @@ impl Log {
         let segments = self.inner.segments();
         let mut position = position;
         while position < until.position {
-            let read = self.scan(position, until).and_then(|mut scan| match scan.advance() {
-                Ok(more) => Ok(Ok(more.then(|| scan.record().position))),
-                Err(e) if is_corrupt(&e) => Ok(Err(scan)),
-                Err(e) => Err(e),
-            });
-            let next_segment = || {
-                let next = segments.iter().find(|s| s.header.base_position > position);
-                next.map_or(until.position, |s| s.header.base_position)
-            };
-            position = match read {
-                Ok(Ok(Some(position))) => return Ok(position),
-                Ok(Ok(None)) => break,
-                Ok(Err(scan)) => match scan.damage()? {
-                    Some(damage) => {
-                        let next = damage.survivors.iter().find(|(_, r)| r.position > position);
-                        next.map_or(damage.positions.end.max(position + 1), |(_, r)| r.position)
+            let behind = match self.scan(position, until) {
+                Ok(mut scan) => loop {
+                    match scan.advance() {
+                        Ok(true) => return Ok(scan.record().position),
+                        Ok(false) => return Ok(until.position),
+                        // On with the same scan: it has passed all damage before this.
+                        Err(e) if is_corrupt(&e) => {
+                            if !scan.skip_damage()? {
+                                break scan.position();
+                            }
+                        }
+                        Err(e) => return Err(e),
                     }
-                    None => next_segment(),
                 },
                 // The file cannot be opened.
-                Err(e) if is_corrupt(&e) => next_segment(),
+                Err(e) if is_corrupt(&e) => position,
                 Err(e) => return Err(e),
             };
+            let next = segments.iter().find(|s| s.header.base_position > behind);
+            position = next.map_or(until.position, |s| s.header.base_position);
         }
         Ok(until.position)
     }
@@ -522,6 +521,7 @@ impl Scan {
             from,
             until,
             current: (0, 0),
+            damage: None,
         })
     }
 
@@ -677,8 +677,12 @@ impl Scan {
     }
 
     /// The damage that the scan has come to, where its end can be told.
-    fn damage(&self) -> Result<Option<Damage>> {
+    fn damage(&mut self) -> Result<Option<Arc<Damage>>> {
         let (at, position) = if self.at == self.frame_end { (self.at, self.position) } else { self.frame };
+        let known = |damage: &&Arc<Damage>| (damage.bytes.start, damage.positions.start) == (at, position);
+        if let Some(damage) = self.damage.as_ref().filter(known) {
+            return Ok(Some(Arc::clone(damage)));
+        }
         let what = || format!("read the segment {}", self.segment.path.display());
         let file = match self.inner.env.disk.open(&self.segment.path, Access::Read) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io_error(what)(e)),
@@ -692,17 +696,20 @@ impl Scan {
         let mut salvage =
             Salvage::new(file.as_deref(), self.segment.context(), self.segment.header.base_address, ends)
                 .map_err(io_error(what))?;
-        salvage.damage_at(at, position).map_err(io_error(what))
+        let found = salvage.damage_at(at, position).map_err(io_error(what))?;
+        self.damage = found.map(Arc::new);
+        Ok(self.damage.clone())
     }
 
     /// Goes on behind the damage that the scan has come to, or at a whole record of this position in it, but not
     /// beyond the position; whether it could.
     fn pass_damage(&mut self, position: Position) -> Result<bool> {
         let Some(damage) = self.damage()? else { return Ok(false) };
-        let survivor = damage.survivors.iter().find(|(at, r)| r.position == position && *at > self.at);
+        let survivor = damage.survivors.binary_search_by_key(&position, |(_, r)| r.position).ok();
+        let survivor = survivor.map(|i| damage.survivors[i]).filter(|(at, _)| *at > self.at);
         let frame = (damage.bytes.start, damage.positions.start);
         if let Some((at, _)) = survivor {
-            (self.at, self.frame_end, self.frame, self.position) = (*at, damage.bytes.end, frame, position);
+            (self.at, self.frame_end, self.frame, self.position) = (at, damage.bytes.end, frame, position);
             return Ok(true);
         }
         if damage.positions.end > position {
@@ -716,7 +723,8 @@ impl Scan {
     fn skip_damage(&mut self) -> Result<bool> {
         let Some(damage) = self.damage()? else { return Ok(false) };
         let frame = (damage.bytes.start, damage.positions.start);
-        let (at, position) = match damage.survivors.iter().find(|(at, _)| *at > self.at) {
+        let next = damage.survivors.partition_point(|(at, _)| *at <= self.at);
+        let (at, position) = match damage.survivors.get(next) {
             Some((at, record)) => (*at, record.position),
             None => (damage.bytes.end, damage.positions.end),
         };

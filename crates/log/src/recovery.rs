@@ -429,19 +429,19 @@ impl Tail {
 }
 
 /// A piece of a file in memory, read anew when something outside it is asked for.
-struct Window<'f> {
+pub(crate) struct Window<'f> {
     file: &'f dyn DiskFile,
     bytes: Vec<u8>,
     start: u64,
 }
 
 impl<'f> Window<'f> {
-    fn new(file: &'f dyn DiskFile) -> Self {
+    pub(crate) fn new(file: &'f dyn DiskFile) -> Self {
         Window { file, bytes: Vec::new(), start: 0 }
     }
 
     /// `len` bytes from `at`; `None` where the file ends before.
-    fn get(&mut self, at: u64, len: usize) -> std::io::Result<Option<&[u8]>> {
+    pub(crate) fn get(&mut self, at: u64, len: usize) -> std::io::Result<Option<&[u8]>> {
         let inside = at >= self.start && at + len as u64 <= self.start + self.bytes.len() as u64;
         if !inside {
             let file_len = self.file.len()?;

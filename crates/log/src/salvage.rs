@@ -6,6 +6,8 @@
 //!   or in the wrong place, is never taken for the log.
 //! - It ends where the log ends: damage is told from a torn tail as opening does it, by what proves a position durable.
 //! - A part of a file that the disk cannot read counts as damaged; nothing here writes.
+//! - What is looked at and held in memory is bounded by the bytes that are really there, whatever lengths and counts a
+//!   manifest, a mark or a header gives.
 //!
 //! Elsewhere: what a reader makes of it (`reader`), what is reported (`verify`), what is done about it (`repair`).
 
@@ -16,14 +18,16 @@ use annals_model::{Position, Timestamp};
 
 use crate::env::DiskFile;
 use crate::format::{
-    FRAME_HEADER_LEN, FRAMES_START, FrameHeader, RECORD_HEADER_LEN, RecordContext, WholeRecord,
-    frame_is_whole, whole_record,
+    FRAME_HEADER_LEN, FRAMES_START, FrameHeader, POSITION_DELTA_BITS, RECORD_HEADER_LEN, RecordContext,
+    WholeRecord, frame_is_whole, u32_at, whole_record,
 };
 use crate::writer::{End, chain_checksum};
 
 /// A file is read in pieces that double from the first of these to the second: mostly the damage is small and near.
 const CHUNK_MIN: usize = 4096;
 const CHUNK_MAX: usize = 256 * 1024;
+/// Sums of damaged bytes are kept at places so far apart.
+const SUMS_DISTANCE: u64 = 1024;
 /// Where the disk fails to read a piece, it is read in smaller ones, so that no more is given up than has to be.
 const SECTOR_LEN: usize = 4096;
 const EIO: i32 = 5;
@@ -92,6 +96,9 @@ pub(crate) struct Salvage<'f> {
     ends: Ends,
     /// Nothing is looked at from here on.
     limit: u64,
+    /// The header found last that proves something durable, with its file offset: none before it proves as much, so
+    /// looking for the next proof begins here.
+    proof: Option<(u64, Position)>,
 }
 
 impl<'f> Salvage<'f> {
@@ -107,7 +114,7 @@ impl<'f> Salvage<'f> {
             Ends::Sealed { len, .. } => len,
             Ends::Active { mark } => bytes.file_len.max(mark.map_or(FRAMES_START, |(offset, _)| offset)),
         };
-        Ok(Salvage { bytes, context, base_address, ends, limit })
+        Ok(Salvage { bytes, context, base_address, ends, limit, proof: None })
     }
 
     /// Walks over all of the segment; gives where it ends, with the checksum of the frames that are whole.
@@ -191,7 +198,8 @@ impl<'f> Salvage<'f> {
         let Some(header) = self.header_at(at)?.filter(|h| h.first_position == position) else {
             return Ok(None);
         };
-        if !self.fits(at, &header) {
+        // The file may be shorter than the segment is said to be.
+        if !self.fits(at, &header) || at + header.frame_len() > self.bytes.file_len {
             return Ok(None);
         }
         let (context, address) = (self.context, self.base_address + at);
@@ -246,8 +254,15 @@ impl<'f> Salvage<'f> {
             Ends::Active { .. } => {}
         }
         let mut next = at;
+        if let Some((offset, synced_end)) = self.proof.filter(|(offset, _)| *offset >= at) {
+            if synced_end > position {
+                return Ok(true);
+            }
+            next = offset + 8;
+        }
         while let Some((offset, header)) = self.next_header(next, self.limit)? {
             if header.synced_end > position {
+                self.proof = Some((offset, header.synced_end));
                 return Ok(true);
             }
             next = offset + 8;
@@ -267,19 +282,44 @@ impl<'f> Salvage<'f> {
         let (mut at, mut next) = (bytes.start + FRAME_HEADER_LEN as u64, positions.start);
         // Behind the last survivor; so many bytes hold what is lost before the next.
         let mut room_from = at;
-        while at + RECORD_HEADER_LEN as u64 <= bytes.end {
-            let room = (bytes.end - at) as usize;
+        // Behind the end of the file there is nothing, whatever the manifest or the mark says.
+        let end = bytes.end.min(self.bytes.file_len);
+        let (mut in_vain, mut sums) = (0, None::<Sums<'_>>);
+        while at + RECORD_HEADER_LEN as u64 <= end {
+            let room = (end - at) as usize;
             let head = self.bytes.get(at, RECORD_HEADER_LEN)?;
-            let len = context.peek_len(head).filter(|len| *len <= room);
-            let record = match len {
-                Some(len) => whole_record(&context, self.bytes.get(at, len)?, self.base_address + at),
+            // Where it says it belongs is looked at before its checksum: else any bytes that look like a length would
+            // have to be summed up to there.
+            let len = context.peek(head).and_then(|(len, position, recorded_time)| {
+                let belongs = len <= room
+                    && (next..positions.end).contains(&position)
+                    && (position - next).saturating_mul(RECORD_HEADER_LEN as u64) <= at - room_from
+                    && header.is_none_or(|h| h.recorded_time == recorded_time);
+                belongs.then_some(len)
+            });
+            let head: [u8; RECORD_HEADER_LEN] = head.first_chunk().copied().unwrap_or_default();
+            let address = self.base_address + at;
+            let may_be = match (len, context.summed(&head), &mut sums) {
+                (None, ..) => false,
+                (_, None, _) => context.decode_lost(&head, address).is_some(),
+                (_, Some(summed), Some(sums)) => {
+                    let crc = sums.crc(context.record_seed(address), at + 4..at + summed as u64)?;
+                    crc == u32_at(&head, 0)
+                }
+                (_, Some(_), None) => true,
+            };
+            let record = match len.filter(|_| may_be) {
+                Some(len) => {
+                    let record = whole_record(&context, self.bytes.get(at, len)?, address);
+                    in_vain += if record.is_none() { len as u64 } else { 0 };
+                    record
+                }
                 None => None,
             };
-            let record = record.filter(|r| {
-                (next..positions.end).contains(&r.position)
-                    && (r.position - next).saturating_mul(RECORD_HEADER_LEN as u64) <= at - room_from
-                    && header.is_none_or(|h| h.recorded_time == r.recorded_time)
-            });
+            // Bytes made to look like long records would all be summed up to the end, one behind the other.
+            if sums.is_none() && in_vain > end - bytes.start {
+                sums = Some(Sums::of(self.bytes.file, bytes.start..end)?);
+            }
             match record {
                 Some(record) => {
                     survivors.push((at, record));
@@ -345,6 +385,10 @@ impl Salvage<'_> {
             plan.survivor(*at, record);
         }
         plan.end();
+        // One place is kept for several segments that are gone, and a manifest may be forged.
+        if damage.positions.end - self.context.base_position > 1 << POSITION_DELTA_BITS {
+            return Err(io::Error::other("more positions are lost than one segment can hold"));
+        }
         for frame in &plan.frames {
             let mut sum = 0u32;
             let mut at = frame.at + FRAME_HEADER_LEN as u64;
@@ -527,20 +571,63 @@ impl Layout {
     }
 }
 
+/// Checksums of any part of some bytes, each at the cost of a few reads, whatever its length.
+struct Sums<'f> {
+    bytes: Lossy<'f>,
+    start: u64,
+    /// The CRC of the bytes from `start` to the first, the second, … multiple of the distance.
+    sums: Vec<u32>,
+}
+
+impl<'f> Sums<'f> {
+    fn of(file: Option<&'f dyn DiskFile>, bytes: Range<u64>) -> io::Result<Sums<'f>> {
+        let (mut read, start, mut sums) = (Lossy::new(file)?, bytes.start, vec![0]);
+        let mut crc = crc32fast::Hasher::new();
+        for at in (start..bytes.end).step_by(SUMS_DISTANCE as usize) {
+            crc.update(read.get(at, (bytes.end - at).min(SUMS_DISTANCE) as usize)?);
+            sums.push(crc.clone().finalize());
+        }
+        // Places are asked for that lie far apart.
+        read.ahead_max = CHUNK_MIN;
+        Ok(Sums { bytes: read, start, sums })
+    }
+
+    /// The CRC of a part of the bytes, begun with a seed.
+    fn crc(&mut self, seed: u32, part: Range<u64>) -> io::Result<u32> {
+        // The CRC of two pieces is that of the first, moved on by the length of the second, and that of the second.
+        let before = crc32fast::Hasher::new_with_initial(seed ^ self.upto(part.start)?);
+        let mut moved = before;
+        moved.combine(&crc32fast::Hasher::new_with_initial_len(0, part.end - part.start));
+        Ok(moved.finalize() ^ self.upto(part.end)?)
+    }
+
+    /// The CRC of all bytes before this one.
+    fn upto(&mut self, end: u64) -> io::Result<u32> {
+        let index = (end - self.start) / SUMS_DISTANCE;
+        let from = self.start + index * SUMS_DISTANCE;
+        let sum = self.sums.get(index as usize).copied().unwrap_or_default();
+        let mut crc = crc32fast::Hasher::new_with_initial(sum);
+        crc.update(self.bytes.get(from, (end - from) as usize)?);
+        Ok(crc.finalize())
+    }
+}
+
 /// A file in which what cannot be read, or lies behind its end, reads as zeros.
 pub(crate) struct Lossy<'f> {
     file: Option<&'f dyn DiskFile>,
     file_len: u64,
     buffer: Vec<u8>,
     start: u64,
-    /// So much is read at once next time.
+    /// So much is read at once next time, and at most.
     ahead: usize,
+    ahead_max: usize,
 }
 
 impl<'f> Lossy<'f> {
     pub(crate) fn new(file: Option<&'f dyn DiskFile>) -> io::Result<Lossy<'f>> {
         let file_len = file.map_or(Ok(0), |f| f.len())?;
-        Ok(Lossy { file, file_len, buffer: Vec::new(), start: 0, ahead: CHUNK_MIN })
+        let (ahead, ahead_max) = (CHUNK_MIN, CHUNK_MAX);
+        Ok(Lossy { file, file_len, buffer: Vec::new(), start: 0, ahead, ahead_max })
     }
 
     /// `len` bytes from `at`.
@@ -548,8 +635,8 @@ impl<'f> Lossy<'f> {
         let inside = at >= self.start && at + len as u64 <= self.start + self.buffer.len() as u64;
         if !inside {
             self.buffer.clear();
-            self.buffer.resize(self.ahead.max(len), 0);
-            self.ahead = (self.ahead * 2).min(CHUNK_MAX);
+            self.buffer.resize(self.ahead.min(self.ahead_max).max(len), 0);
+            self.ahead = (self.ahead * 2).min(self.ahead_max);
             self.start = at;
             self.fill()?;
         }
@@ -585,5 +672,55 @@ impl<'f> Lossy<'f> {
             at += len;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{Access, Env};
+    use crate::sync::Arc;
+
+    fn file(bytes: &[u8]) -> Arc<dyn DiskFile> {
+        let file = Env::in_memory().disk.open("/f".as_ref(), Access::CreateNew).expect("made");
+        file.write_all_at(bytes, 0).expect("memory does not fail");
+        file
+    }
+
+    #[test]
+    fn the_sum_of_a_part_is_that_of_its_bytes() {
+        let bytes: Vec<u8> = (0..5000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let file = file(&bytes);
+        let mut sums = Sums::of(Some(&*file), 40..5000).expect("read");
+        let ends = [40usize, 41, 1063, 1064, 1065, 2088, 4999, 5000];
+        for from in ends {
+            for to in ends.into_iter().filter(|to| *to >= from) {
+                let mut crc = crc32fast::Hasher::new_with_initial(77);
+                crc.update(&bytes[from..to]);
+                let found = sums.crc(77, from as u64..to as u64).expect("read");
+                assert_eq!(found, crc.finalize(), "{from}..{to}");
+            }
+        }
+    }
+
+    /// Takes minutes where each of the would-be records is summed up.
+    #[test]
+    fn a_record_is_found_behind_an_event_full_of_would_be_records() {
+        let context = RecordContext { salt: 0x77 << 32 | 1, base_position: 0, base_time: Timestamp::EPOCH };
+        let (before, len) = (FRAMES_START as usize + FRAME_HEADER_LEN, 8 << 20);
+        let mut bytes = vec![0; before + len];
+        for (i, head) in bytes[before..].chunks_mut(RECORD_HEADER_LEN).enumerate() {
+            head[4..8].copy_from_slice(&((len - (i + 1) * RECORD_HEADER_LEN) as u32).to_le_bytes());
+        }
+        let start = bytes.len();
+        bytes.extend_from_slice(&[0; RECORD_HEADER_LEN]);
+        bytes.extend_from_slice(b"whole");
+        context.seal_record(&mut bytes, start, start as u64, 1, Timestamp::EPOCH);
+        let file = file(&bytes);
+        let ends = Ends::Sealed { len: bytes.len() as u64, position: 2 };
+        let mut salvage = Salvage::new(Some(&*file), context, 0, ends).expect("there");
+        let damage = salvage.damage_at(FRAMES_START, 0).expect("read").expect("it is damaged");
+        assert_eq!(damage.survivors.len(), 1);
+        assert_eq!((damage.survivors[0].0, damage.survivors[0].1.position), (start as u64, 1));
     }
 }

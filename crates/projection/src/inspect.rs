@@ -1,7 +1,7 @@
 //! Time travel on an application's command line, with the application's own code.
 //!
 //! # Invariants
-//! - It reads and never writes.
+//! - Looking reads and never writes; only the verbs of projections write, into their states and which of them serves.
 //! - What it prints of a state is what serde writes of it.
 //!
 //! Elsewhere: the same in code ([`Executor::at`](crate::Executor::at) and its neighbours); `annals replay`, which knows no
@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use annals_model::{Error, ErrorKind, EventStore, Result, Timestamp};
 use serde::Serialize;
@@ -21,6 +22,7 @@ use crate::aggregate::Aggregate;
 use crate::event::Event;
 use crate::execute::Executor;
 use crate::history::{HistoryReport, Why, check_history};
+use crate::projection::{Comparison, KeyValue, Progress, Projection, Rebuild};
 use crate::travel::{Change, Moment};
 
 /// What `help` prints.
@@ -34,6 +36,10 @@ Looks at stored aggregates and their past with this program's own code.
       --who FIELD            which events changed this field, such as /items/0/price
       --step                 what each event changed
       --clock recorded|event which time @TIME means: when it was recorded (the default), or the event's own
+  rebuild PROJECTION         build the new version beside the one that serves, until it has caught up
+  compare PROJECTION         what differs between the two, as of one place (exit code 1: something does)
+  switch PROJECTION          have the new version serve, once it is as far as the old one
+  undo PROJECTION            have the old version serve again, once it is as far as the new one
   check                      whether today's types read everything that is stored (exit code 1: they do not)
   -o text|json               text for people (the default), or a JSON value on each line
 
@@ -76,6 +82,47 @@ pub struct Inspect {
     store: Arc<dyn EventStore>,
     replays: BTreeMap<&'static str, Replay>,
     checks: BTreeMap<&'static str, Check>,
+    rebuilds: BTreeMap<String, Begin>,
+}
+
+/// Two versions of a projection that run.
+trait Versions {
+    fn catch_up(&self) -> Result<()>;
+    fn progress(&self) -> Result<(Progress, Progress)>;
+    fn compare(&mut self) -> Result<Comparison>;
+    fn switch(&self) -> Result<()>;
+    fn undo(&self) -> Result<()>;
+}
+
+type Begin = Box<dyn Fn() -> Result<Box<dyn Versions>>>;
+
+/// A command line waits as long as it takes; Ctrl-C ends it, and what was built so far is kept.
+const FOR_EVER: Duration = Duration::MAX;
+
+impl<Old, New> Versions for Rebuild<Old, New>
+where
+    Old: Projection<State = KeyValue>,
+    New: Projection<State = KeyValue>,
+{
+    fn catch_up(&self) -> Result<()> {
+        Rebuild::catch_up(self, FOR_EVER)
+    }
+
+    fn progress(&self) -> Result<(Progress, Progress)> {
+        Rebuild::progress(self)
+    }
+
+    fn compare(&mut self) -> Result<Comparison> {
+        Rebuild::compare(self, FOR_EVER)
+    }
+
+    fn switch(&self) -> Result<()> {
+        Rebuild::switch(self, FOR_EVER)
+    }
+
+    fn undo(&self) -> Result<()> {
+        Rebuild::undo(self, FOR_EVER)
+    }
 }
 
 /// What of a stream is asked for.
@@ -97,7 +144,12 @@ impl Inspect {
     /// Looks into this topic.
     #[must_use]
     pub fn new(store: impl EventStore + 'static) -> Self {
-        Inspect { store: Arc::new(store), replays: BTreeMap::new(), checks: BTreeMap::new() }
+        Inspect {
+            store: Arc::new(store),
+            replays: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            rebuilds: BTreeMap::new(),
+        }
     }
 
     /// Can replay streams of the category of `A`, and check their history.
@@ -130,6 +182,23 @@ impl Inspect {
     #[must_use]
     pub fn history<E: Event>(mut self) -> Self {
         self.checks.insert(E::CATEGORY, Box::new(|store: &dyn EventStore| check_history::<E>(store)));
+        self
+    }
+
+    /// Can rebuild, compare and switch a projection. `begin` makes the [`Rebuild`] of its two versions, and is called when
+    /// one of the verbs is; it needs the store as its owner.
+    #[must_use]
+    pub fn rebuild<Old, New>(
+        mut self,
+        name: &str,
+        begin: impl Fn() -> Result<Rebuild<Old, New>> + 'static,
+    ) -> Self
+    where
+        Old: Projection<State = KeyValue>,
+        New: Projection<State = KeyValue>,
+    {
+        let begin = move || begin().map(|rebuild| Box::new(rebuild) as Box<dyn Versions>);
+        self.rebuilds.insert(name.to_owned(), Box::new(begin));
         self
     }
 
@@ -172,6 +241,22 @@ impl Inspect {
                     let line = json!({ "category": category, "can": can });
                     print(if json { line.to_string() } else { format!("{category}-…  {can}") })?;
                 }
+                for name in self.rebuilds.keys() {
+                    let can = "rebuild, compare, switch, undo";
+                    let line = json!({ "projection": name, "can": can });
+                    print(if json { line.to_string() } else { format!("{name}  {can}") })?;
+                }
+            }
+            "rebuild" | "compare" | "switch" | "undo" => {
+                let name = stream.ok_or_else(|| Error::invalid(format!("{verb} which projection?")))?;
+                let begin = self.rebuilds.get(&name).ok_or_else(|| {
+                    let known: Vec<_> = self.rebuilds.keys().map(String::as_str).collect();
+                    Error::not_found(format!(
+                        "no projection `{name}` to rebuild; there are: {}",
+                        known.join(", ")
+                    ))
+                })?;
+                return change(&mut *begin()?, &verb, json, &mut print);
             }
             "check" => {
                 let mut clean = true;
@@ -216,6 +301,42 @@ impl Inspect {
         }
         Ok(true)
     }
+}
+
+/// Does one of the verbs on two versions of a projection; whether they are alike.
+fn change(
+    versions: &mut dyn Versions,
+    verb: &str,
+    json: bool,
+    print: &mut dyn FnMut(String) -> Result<()>,
+) -> Result<bool> {
+    match verb {
+        "rebuild" => versions.catch_up()?,
+        "switch" => versions.switch()?,
+        "undo" => versions.undo()?,
+        _ => {
+            let comparison = versions.compare()?;
+            if !json {
+                print(comparison.to_string())?;
+                return Ok(comparison.differing.is_empty());
+            }
+            for differing in &comparison.differing {
+                let line = serde_json::to_string(differing)
+                    .map_err(|e| Error::with_source(ErrorKind::Invalid, "cannot be written as JSON", e))?;
+                print(line)?;
+            }
+            return Ok(comparison.differing.is_empty());
+        }
+    }
+    let (old, new) = versions.progress()?;
+    let of = |progress: &Progress| json!({ "place": progress.place.to_string(), "events": progress.events });
+    let line = json!({ "done": verb, "old": of(&old), "new": of(&new) });
+    print(if json {
+        line.to_string()
+    } else {
+        format!("{verb}: done; the old version is at {}, the new one at {}", old.place, new.place)
+    })?;
+    Ok(true)
 }
 
 impl Answer {

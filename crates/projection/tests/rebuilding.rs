@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use annals_model::{ErrorKind, EventStore, ExpectedRevision};
+use annals_projection::inspect::Inspect;
 use annals_projection::projection::{
     ApplyError, KeyValue, KeyValueTx, Projection, Rebuild, RunnerOptions, Served, entities_of, state_topic,
 };
@@ -270,4 +271,37 @@ fn what_cannot_be_compared_is_told_and_both_go_on() {
     let again = (Visits::version(3, None), house.state(3));
     let e = Rebuild::start(source, house.served.clone(), twice, again, RunnerOptions::default());
     assert_eq!(e.err().expect("one version twice").kind(), &ErrorKind::Invalid);
+}
+
+#[test]
+fn an_application_offers_it_as_its_own_command() {
+    let house = Arc::new(House::new());
+    (0..20).for_each(|n| came(&house.topic, n % 5));
+    let begin = {
+        let house = Arc::clone(&house);
+        move || Ok(house.rebuild(Visits::version(1, Some(3)), Visits::version(2, None)))
+    };
+    let inspect = Inspect::new(house.topic.clone()).rebuild("visits", begin);
+    let run = |line: &str| {
+        let mut out = Vec::new();
+        let done = inspect.run(line.split_whitespace().map(Into::into), &mut out);
+        (done.map_err(|e| e.kind().clone()), String::from_utf8(out).expect("text"))
+    };
+    assert_eq!(run("list").1, "visits  rebuild, compare, switch, undo\n");
+    let done = "rebuild: done; the old version is at";
+    let (ran, text) = run("rebuild visits");
+    assert!(ran == Ok(true) && text.starts_with(done) && text.ends_with("the new one at 20\n"), "{text}");
+    let (alike, text) = run("compare visits");
+    assert_eq!(alike, Ok(false));
+    assert!(text.starts_with("2 of 5 entities differ at 20\nvisitor 0: nothing -> "), "{text}");
+    let (_, lines) = run("compare visits -o json");
+    let first: serde_json::Value = serde_json::from_str(lines.lines().next().expect("a line")).expect("JSON");
+    assert_eq!((&first["entity"], &first["changes"][0]["after"]["visits"]), (&"visitor 0".into(), &4.into()));
+    assert_eq!(run("switch visits").0, Ok(true));
+    assert_eq!(House::served(&house.store).version(), 2);
+    assert_eq!(run("switch visits").0, Err(ErrorKind::Unavailable));
+    assert_eq!(run("undo visits").0, Ok(true));
+    assert_eq!(House::served(&house.store).version(), 1);
+    assert_eq!(run("compare").0, Err(ErrorKind::Invalid));
+    assert_eq!(run("compare guests").0, Err(ErrorKind::NotFound));
 }

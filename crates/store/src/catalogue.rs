@@ -19,7 +19,8 @@ use crate::store::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
 /// The file's name in the store's directory.
 pub(crate) const CATALOGUE_NAME: &str = "catalogue";
-const TEMPORARY_NAME: &str = "catalogue.new";
+/// The same bytes under this name make a directory a backup.
+pub(crate) const BACKUP_NAME: &str = "backup";
 const MAGIC: [u8; 8] = *b"ANNALSDB";
 const VERSION: u16 = 1;
 const HEADER_LEN: usize = 64;
@@ -45,7 +46,12 @@ pub(crate) struct TopicEntry {
 impl Catalogue {
     /// Reads the catalogue; `None` where there is no such file.
     pub(crate) fn load(env: &Env, dir: &Path) -> Result<Option<Catalogue>> {
-        let path = dir.join(CATALOGUE_NAME);
+        Catalogue::load_as(env, dir, CATALOGUE_NAME)
+    }
+
+    /// The same of a file of this name.
+    pub(crate) fn load_as(env: &Env, dir: &Path, name: &str) -> Result<Option<Catalogue>> {
+        let path = dir.join(name);
         let what = |e| Error::io(format!("cannot read {}", path.display()), e);
         if env.disk.kind(&path).map_err(what)?.is_none() {
             return Ok(None);
@@ -62,8 +68,14 @@ impl Catalogue {
 
     /// Puts this catalogue in place of what is there, durably and at once.
     pub(crate) fn replace(&self, env: &Env, dir: &Path) -> Result<()> {
-        let what = |e| Error::io(format!("cannot write {}", dir.join(CATALOGUE_NAME).display()), e);
-        let temporary = dir.join(TEMPORARY_NAME);
+        self.replace_as(env, dir, CATALOGUE_NAME)
+    }
+
+    /// The same of a file of this name.
+    pub(crate) fn replace_as(&self, env: &Env, dir: &Path, name: &str) -> Result<()> {
+        let path = dir.join(name);
+        let what = |e| Error::io(format!("cannot write {}", path.display()), e);
+        let temporary = path.with_extension("new");
         if env.disk.kind(&temporary).map_err(what)?.is_some() {
             env.disk.remove(&temporary).map_err(what)?;
         }
@@ -72,7 +84,7 @@ impl Catalogue {
         if guard::on(Guard::CatalogueFileSync) {
             file.sync().map_err(what)?;
         }
-        env.disk.rename(&temporary, &dir.join(CATALOGUE_NAME)).map_err(what)?;
+        env.disk.rename(&temporary, &path).map_err(what)?;
         if guard::on(Guard::CatalogueNameSync) {
             env.disk.sync_dir(dir).map_err(what)?;
         }

@@ -44,6 +44,7 @@
 //! Elsewhere: words and contract (`annals-model`), bytes and durability (`annals-log`).
 
 mod append;
+mod backup;
 mod catalogue;
 mod codec;
 #[doc(hidden)]
@@ -62,6 +63,10 @@ mod verify;
 pub use annals_log::env::{self, Env};
 
 pub use crate::append::Ticket;
+pub use crate::backup::{
+    AsOf, BackupOptions, BackupReport, PartitionBackup, RestoreOptions, RestoreReport, RestoredPartition,
+    restore,
+};
 pub use crate::read::Reader;
 pub use crate::repair::{Lost, Repair, RepairReport, RepairStep};
 pub use crate::scrub::{ScrubOptions, ScrubStatus};

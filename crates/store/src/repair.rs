@@ -22,7 +22,7 @@ use crate::TopicOptions;
 use crate::catalogue::{CATALOGUE_NAME, Catalogue, TopicEntry};
 use crate::store::{
     SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Store, StoreOptions, TOPICS_NAME, holds_a_log, io_error, make_dir,
-    make_dirs, no_store, take_lock,
+    make_dirs, no_store, refuse_backup, take_lock,
 };
 
 /// Begins the names of directories that damaged files are copied to.
@@ -118,6 +118,7 @@ impl Repair {
         {
             return Err(no_store(&dir));
         }
+        refuse_backup(env, &dir)?;
         let lock = take_lock(env, &dir, "annals repair")?;
         let mut steps = Vec::new();
         let whole = match Catalogue::load(env, &dir) {
@@ -268,7 +269,7 @@ fn relative(number: u32, partition: PartitionId, file: &str) -> String {
     if file.is_empty() { dir } else { format!("{dir}/{file}") }
 }
 
-fn partition_dir(dir: &Path, number: u32, partition: PartitionId) -> PathBuf {
+pub(crate) fn partition_dir(dir: &Path, number: u32, partition: PartitionId) -> PathBuf {
     dir.join(relative(number, partition, ""))
 }
 

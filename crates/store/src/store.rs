@@ -21,7 +21,7 @@ use annals_log::manifest::MANIFEST_NAME;
 use annals_log::sync::{AtomicBool, Condvar, Mutex, Ordering, RwLock, Thread, spawn};
 use annals_model::{Durability, Error, ErrorKind, EventId, PartitionId, Result, limits};
 
-use crate::catalogue::{CATALOGUE_NAME, Catalogue, TopicEntry};
+use crate::catalogue::{BACKUP_NAME, CATALOGUE_NAME, Catalogue, TopicEntry};
 use crate::index::IndexConfig;
 use crate::partition::{Partition, PartitionConfig};
 use crate::scrub::{Scrub, ScrubOptions};
@@ -138,11 +138,11 @@ pub(crate) struct StoreInner {
     pub(crate) dir: PathBuf,
     options: StoreOptions,
     pub(crate) store_id: EventId,
-    topics: Arc<RwLock<Vec<Arc<TopicInner>>>>,
+    pub(crate) topics: Arc<RwLock<Vec<Arc<TopicInner>>>>,
     /// Held while the catalogue is changed.
     changing: Mutex<()>,
     recovery: Mutex<Vec<RecoveryReport>>,
-    closed: AtomicBool,
+    pub(crate) closed: AtomicBool,
     maintenance: Arc<Maintenance>,
     thread: Mutex<Option<Thread>>,
     pub(crate) scrub: Option<Arc<Scrub>>,
@@ -224,6 +224,7 @@ impl Store {
             None if !options.create || options.read_only => return Err(no_store(dir)),
             None => {}
         }
+        refuse_backup(env, dir)?;
         if !options.read_only {
             make_dirs(env, dir)?;
         }
@@ -397,7 +398,7 @@ impl Store {
 /// What the names of internal topics begin with.
 const INTERNAL_PREFIX: char = '$';
 
-fn is_internal(name: &str) -> bool {
+pub(crate) fn is_internal(name: &str) -> bool {
     name.starts_with(INTERNAL_PREFIX)
 }
 
@@ -408,7 +409,7 @@ impl fmt::Debug for Store {
 }
 
 impl TopicInner {
-    fn entry(&self) -> TopicEntry {
+    pub(crate) fn entry(&self) -> TopicEntry {
         TopicEntry { number: self.number, name: self.name.clone(), options: self.options.clone() }
     }
 }
@@ -420,7 +421,7 @@ impl StoreInner {
     }
 
     /// On a store opened to read: takes up the topics that the owner has made since.
-    fn look_for_topics(&self) -> Result<()> {
+    pub(crate) fn look_for_topics(&self) -> Result<()> {
         let _changing = self.changing.lock();
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
@@ -513,6 +514,21 @@ impl Maintenance {
             }
         }
     }
+}
+
+/// Refuses a directory that is a backup and no store.
+pub(crate) fn refuse_backup(env: &Env, dir: &Path) -> Result<()> {
+    let there = |name: &str| -> Result<bool> {
+        let path = dir.join(name);
+        Ok(env.disk.kind(&path).map_err(io_error("look at", &path))?.is_some())
+    };
+    if !there(CATALOGUE_NAME)? && there(BACKUP_NAME)? {
+        return Err(Error::invalid(format!(
+            "{} is a backup, not a store; it is opened once it has been restored to a directory of its own",
+            dir.display()
+        )));
+    }
+    Ok(())
 }
 
 pub(crate) fn no_store(dir: &Path) -> Error {

@@ -1,12 +1,14 @@
 //! One module for each verb: its arguments and `run`.
 
 pub(crate) mod append;
+pub(crate) mod backup;
 pub(crate) mod demo;
 pub(crate) mod get;
 pub(crate) mod init;
 pub(crate) mod project;
 pub(crate) mod read;
 pub(crate) mod repair;
+pub(crate) mod restore;
 pub(crate) mod shell;
 pub(crate) mod stats;
 pub(crate) mod streams;

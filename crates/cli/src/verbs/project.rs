@@ -177,6 +177,27 @@ fn show(ctx: &Context, store: &Store, states: &[State]) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// Takes away the states that do not fit the store's events any more, as after a restore, so that they are made again;
+/// says of each what it went to.
+pub(crate) fn cut_back(store: &Store) -> annals::Result<Vec<String>> {
+    let mut said = Vec::new();
+    for State { topic, projection, version } in states(store) {
+        let mut state = KeyValue::open(Arc::new(topic.clone()))?;
+        let Some(at) = state.checkpoint()? else { continue };
+        if lag(store, &at).is_ok() {
+            continue;
+        }
+        state.reset()?;
+        topic.sync()?;
+        let (of, place) = (&at.topic, &at.place);
+        said.push(format!(
+            "the state of projection `{projection}`, version {version}, went to {place} of topic `{of}` in its former \
+             history: it was taken away, and the next run makes it again from the start"
+        ));
+    }
+    Ok(said)
+}
+
 struct Lag {
     /// Records behind the checkpoint, whether the projection selects them or not.
     events: u64,

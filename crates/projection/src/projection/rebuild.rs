@@ -330,6 +330,14 @@ where
         Ok((self.old.runner()?.progress()?, self.new.runner()?.progress()?))
     }
 
+    /// Waits until the new version has come to where the topic ends now.
+    ///
+    /// # Errors
+    /// `Unavailable` where it takes longer than `timeout`; what it has stopped for.
+    pub fn catch_up(&self, timeout: Duration) -> Result<()> {
+        self.new.wait_for(&self.source.high_watermark(), timeout)
+    }
+
     /// Brings both versions to one place, compares what they say of each entity, and lets both go on.
     ///
     /// # Errors
