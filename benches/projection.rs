@@ -85,7 +85,7 @@ thread_local! {
 fn note_thread() {
     let applied = APPLIED.get() + 1;
     APPLIED.set(applied);
-    if applied % 1024 == 0 {
+    if applied.is_multiple_of(1024) {
         let had = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         let had = Duration::new(had.tv_sec as u64, had.tv_nsec as u32);
         let (id, mut threads) = (std::thread::current().id(), THREADS.lock().expect("whole"));
