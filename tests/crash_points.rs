@@ -380,13 +380,26 @@ fn run(seed: u64, durability: Durability, appends: u64, sizes: u64, again: u64) 
 #[test]
 fn power_is_cut_at_every_call_and_again_at_every_call_of_the_recovery() {
     let wanted = std::env::var("ANNALS_CRASH_IMAGES").ok().and_then(|n| n.parse().ok()).unwrap_or(50_000u64);
-    let (mut images, mut seed) = (0, 1);
-    while images < wanted {
-        let durability = if seed % 3 == 0 { Durability::Buffered } else { Durability::Synced };
-        // Small events make many frames, large ones make rolls and index runs.
-        let sizes = [40, 1500, 9000][seed as usize % 3];
-        images += run(seed, durability, 25, sizes, 16);
-        seed += 1;
-    }
+    let (images, next) = (AtomicU64::new(0), AtomicU64::new(1));
+    let work = || {
+        while images.load(Ordering::Relaxed) < wanted {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let durability = if seed.is_multiple_of(3) { Durability::Buffered } else { Durability::Synced };
+            // Small events make many frames, large ones make rolls and index runs.
+            let sizes = [40, 1500, 9000][seed as usize % 3];
+            images.fetch_add(run(seed, durability, 25, sizes, 16), Ordering::Relaxed);
+        }
+    };
+    // Each seed does the same whichever thread runs it.
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            if let Err(failure) = thread.join() {
+                std::panic::resume_unwind(failure);
+            }
+        }
+    });
+    let (images, seed) = (images.into_inner(), next.into_inner());
     println!("{images} images of {} workloads", seed - 1);
 }
