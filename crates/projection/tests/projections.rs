@@ -756,6 +756,35 @@ fn what_begins_at_the_end_begins_there_once() {
 }
 
 #[test]
+fn it_says_that_it_tries_again_and_need_not_be_waited_for() {
+    let bench = bench();
+    bench.fill(3);
+    let state = KeyValue::open(bench.state_topic()).expect("opened");
+    let day = Duration::from_secs(86_400);
+    let options = RunnerOptions { backoff: day, backoff_max: day, ..options(10) };
+    let poisoned = Digests::poisoned(3, u32::MAX);
+    let runner = Runner::start(Arc::clone(&bench.source), poisoned, state, options).expect("started");
+    runner.wait_for(&place_at(&bench, 2), LONG).expect("what is before it is applied");
+    let progress = loop {
+        let progress = runner.progress().expect("read");
+        match &progress.phase {
+            Phase::Retrying { error, place, tries } => {
+                assert!(matches!(error.kind(), ErrorKind::NotApplied { .. }), "{error}");
+                assert_eq!((place.map(|p| p.position), *tries), (Some(2), 1));
+                break progress;
+            }
+            Phase::CatchingUp => std::thread::yield_now(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((progress.lag_events, progress.events), (1, 2));
+    assert!(progress.lag > Duration::ZERO, "the event was recorded before now");
+    // The back-off is a day.
+    runner.stop().expect("it has not given up");
+    assert_eq!(bench.stored(), bench.expected(2));
+}
+
+#[test]
 fn it_stops_when_the_store_is_closed_under_it() {
     let bench = bench();
     bench.fill(3);

@@ -15,7 +15,8 @@ use crate::positions::now;
 /// List, show or reset the states of projections (list and show read, reset --execute writes)
 ///
 /// A projection that the application runs keeps its state and how far it has come in the store. Here they are seen from
-/// outside: `list` and `show` also while the application runs it, `reset` while nobody does.
+/// outside: `list` and `show` also while the application runs it, `reset` while nobody does. A state that is kept elsewhere,
+/// such as in SQLite, is not seen.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
