@@ -587,6 +587,14 @@ fn a_checkpoint_of_something_else_refuses_to_run_and_says_what_to_do() {
     shorter.fill(4);
     let shorter = Faulty { id: Some(bench.store.id()), ..faulty(&shorter.source) };
     assert_eq!(refused(Arc::new(shorter), Digests::default(), "are lost"), ErrorKind::Invalid);
+    // And others were appended in its place: as long as it was, and longer.
+    for events in [10, 25] {
+        let replaced = self::bench();
+        replaced.fill(events);
+        let replaced = Faulty { id: Some(bench.store.id()), ..faulty(&replaced.source) };
+        let says = "other events stand before position 10";
+        assert_eq!(refused(Arc::new(replaced), Digests::default(), says), ErrorKind::Invalid);
+    }
     // Reset it begins anew.
     let mut state = KeyValue::open(bench.state_topic()).expect("opened");
     state.reset().expect("reset");
@@ -644,6 +652,7 @@ fn a_state_is_made_again_from_its_last_image_and_a_half_written_one_does_no_harm
         projection: "p".to_owned(),
         version: 1,
         place: Place::default(),
+        witnesses: Vec::new(),
         recorded_time: None,
         events,
     };
@@ -736,6 +745,7 @@ fn checkpoint_of(bench: &Bench) -> Checkpoint {
         projection: "digests".to_owned(),
         version: 0,
         place: bench.end(),
+        witnesses: Vec::new(),
         recorded_time: None,
         events: 0,
     }
@@ -866,6 +876,7 @@ fn a_range_of_the_state_is_scanned_in_order() {
                 projection: "p".to_owned(),
                 version: 1,
                 place: topic.high_watermark(),
+                witnesses: Vec::new(),
                 recorded_time: None,
                 events: 0,
             })

@@ -250,6 +250,9 @@ pub struct Checkpoint {
     pub version: u32,
     /// Everything before it that the projection selects is in the state, and nothing behind it.
     pub place: Place,
+    /// By partition, the id of the record right before the place, where there is one: what a power cut took from a
+    /// `Buffered` topic may have been replaced by other records at the same positions.
+    pub witnesses: Vec<Option<EventId>>,
     /// When the last event in the state was recorded.
     pub recorded_time: Option<Timestamp>,
     /// How many events are in the state.
@@ -263,6 +266,7 @@ struct StoredCheckpoint {
     projection: String,
     version: u32,
     place: Vec<(u32, u64)>,
+    witnesses: Vec<Option<[u8; 16]>>,
     recorded_time: Option<i64>,
     events: u64,
 }
@@ -279,6 +283,7 @@ impl Checkpoint {
             projection: self.projection.clone(),
             version: self.version,
             place: self.place.0.iter().map(|p| (p.incarnation, p.position)).collect(),
+            witnesses: self.witnesses.iter().map(|id| id.map(|id| *id.as_bytes())).collect(),
             recorded_time: self.recorded_time.map(Timestamp::as_micros),
             events: self.events,
         };
@@ -307,6 +312,7 @@ impl Checkpoint {
                     .map(|(incarnation, position)| PartitionPlace { incarnation, position })
                     .collect(),
             ),
+            witnesses: stored.witnesses.into_iter().map(|id| id.map(EventId::from_bytes)).collect(),
             recorded_time: stored.recorded_time.map(Timestamp::from_micros),
             events: stored.events,
         })
@@ -334,6 +340,7 @@ impl Checkpoint {
             topic: source.topic().to_owned(),
             projection: name.to_owned(),
             version,
+            witnesses: vec![None; place.0.len()],
             place,
             recorded_time: None,
             events: 0,
@@ -405,7 +412,30 @@ impl Checkpoint {
                 ));
             }
         }
+        for (partition, witness) in self.witnesses.iter().enumerate() {
+            let there = record_before(source, &self.place, partition)?;
+            if let (Some(witness), Some(there)) = (witness, there)
+                && *witness != there
+            {
+                return refuse(format!(
+                    "other events stand before position {} of partition {partition} than those in the state: a power cut took \
+                     what had not been synced; reset the state and let it be made again",
+                    self.place.position(partition as u32).unwrap_or_default()
+                ));
+            }
+        }
         self.check_history(source, name)
+    }
+
+    /// Notes which records stand right before the place, where that has moved.
+    fn witness(&mut self, source: &dyn EventStore, former: &Place) -> Result<()> {
+        self.witnesses.resize(self.place.0.len(), None);
+        for partition in 0..self.place.0.len() {
+            if self.place.0.get(partition) != former.0.get(partition) || self.witnesses[partition].is_none() {
+                self.witnesses[partition] = record_before(source, &self.place, partition)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether everything behind it is still there.
@@ -423,5 +453,25 @@ impl Checkpoint {
             }
         }
         Ok(())
+    }
+}
+
+/// The id of the record right before a place of one partition; `None` where none is there, or it cannot be read.
+fn record_before(source: &dyn EventStore, place: &Place, partition: usize) -> Result<Option<EventId>> {
+    let Some(before) = place.0.get(partition).and_then(|at| at.position.checked_sub(1)) else {
+        return Ok(None);
+    };
+    // Nothing of the other partitions.
+    let mut from = source.high_watermark();
+    match from.0.get_mut(partition) {
+        Some(at) if before < at.position => at.position = before,
+        _ => return Ok(None),
+    }
+    let mut read = source.read(&Read::all().from(At::Place(from)).limit(1))?;
+    match read.next_view() {
+        Ok(view) => Ok(view.filter(|v| v.position == before).map(|v| v.id)),
+        // Damage is for whoever comes to it.
+        Err(e) if matches!(e.kind(), ErrorKind::Corrupt { .. }) => Ok(None),
+        Err(e) => Err(e),
     }
 }

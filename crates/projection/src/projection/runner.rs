@@ -535,6 +535,7 @@ impl<P: Projection> Work<P> {
         if self.checkpoint.place.records().saturating_sub(self.stored.records()) < records_min {
             return Ok(());
         }
+        self.checkpoint.witness(&*self.source, &self.stored)?;
         let checkpoint = &self.checkpoint;
         self.state.transact(&mut |_| Ok(checkpoint.clone()))?;
         self.stored = self.checkpoint.place.clone();
@@ -565,7 +566,7 @@ impl<P: Projection> Work<P> {
         let (events_max, bytes_max) = (self.options.batch_events_max.max(1), self.options.batch_bytes_max);
         let fault = self.failing.as_ref().and_then(|f| f.place);
         let (source, projection) = (&*self.source, &self.projection);
-        let before = &self.checkpoint;
+        let (before, stored) = (&self.checkpoint, &self.stored);
         let mut after = before.clone();
         let mut failure = None;
         let mut next = Next::Ready;
@@ -613,6 +614,7 @@ impl<P: Projection> Work<P> {
             }
             // What was read may have come behind a gap that history's end has left meanwhile.
             before.check_history(source, projection.name())?;
+            after.witness(source, stored)?;
             Ok(after.clone())
         });
         if let Some(failure) = failure {
@@ -657,6 +659,7 @@ impl<P: Projection> Work<P> {
                     .collect(),
             );
             let (source, projection, before) = (&*self.source, &self.projection, &self.checkpoint);
+            let stored = &self.stored;
             let read = self.read.clone().from(At::Place(before.place.clone())).to(At::Place(to.clone()));
             let span = Span { source, read, stop: &self.shared.stop };
             let mut after = before.clone();
@@ -668,6 +671,7 @@ impl<P: Projection> Work<P> {
                 })?;
                 before.check_history(source, projection.name())?;
                 after.place.clone_from(&to);
+                after.witness(source, stored)?;
                 after.recorded_time = after.recorded_time.max(applied.recorded_time);
                 after.events += applied.events;
                 Ok(after.clone())
