@@ -2,7 +2,7 @@
 //! items and packages: what was placed, paid and fulfilled, for how much, and what was out of stock, at the end or as of any
 //! time of the events' own.
 //!
-//!     cargo run --release -p annals --example order_log -- FILE [--as-of 2019-08-01T00:00:00Z]
+//!     cargo run --release --example order_log -- FILE [--as-of 2019-08-01T00:00:00Z]
 
 #![expect(clippy::disallowed_methods, reason = "the log is a file of the caller's")]
 
