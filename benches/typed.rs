@@ -1,4 +1,5 @@
-//! Typed events: folding a whole topic of JSON and of bincode events of 256 bytes, and loading an aggregate of 20 events.
+//! Typed events: folding a whole topic of events that are 256 bytes of JSON, and of the same ones in bincode; loading an
+//! aggregate of 20 events.
 //!
 //! Buffered, batches of 100, segments of 16 MiB, 200,000 events of each kind (`ANNALS_BENCH_EVENTS`), on one thread, everything cached. The fold
 //! is that of an application: it decodes each event by its type, checks nothing away, and adds up.
@@ -12,38 +13,104 @@ use annals_benches::{env_number, measure, scratch};
 use serde::{Deserialize, Serialize};
 
 macro_rules! orders {
-    ($events:ident, $state:ident, $category:literal $(, $codec:ty)?) => {
+    ($events:ident, $item:ident, $state:ident, $category:literal $(, $codec:ty)?) => {
         #[derive(Clone, Debug, Serialize, Deserialize, Event)]
         #[event(category = $category $(, codec = $codec)?)]
         enum $events {
-            Placed { customer: u64, cents: u64, items: Vec<u32>, address: String, express: bool },
-            Paid { cents: u64, by: String },
-            Shipped { carrier: String, note: String },
+            Placed {
+                order: u64,
+                customer: u64,
+                placed_at_micros: i64,
+                total_cents: u64,
+                currency: String,
+                items: Vec<$item>,
+            },
+            Paid {
+                order: u64,
+                customer: u64,
+                paid_at_micros: i64,
+                amount_cents: u64,
+                method: String,
+                reference: String,
+                exchange_rate_ppm: u64,
+                instalment: Option<u32>,
+                confirmed: bool,
+                fee_cents: u32,
+            },
+            Shipped {
+                order: u64,
+                package: u64,
+                shipped_at_micros: i64,
+                carrier: String,
+                street: String,
+                city: String,
+                postcode: u32,
+                weight_grams: u32,
+                depot: u32,
+                route: u64,
+                door_code: u32,
+                express: bool,
+            },
+        }
+
+        #[derive(Clone, Debug, Serialize, Deserialize)]
+        struct $item {
+            article: u64,
+            pieces: u32,
+            unit_cents: u64,
         }
 
         impl $events {
-            /// The `n`th event of a stream; about 256 bytes of payload each.
-            fn numbered(n: u64, pad: usize) -> Self {
-                let text = |len: usize| "0123456789abcdef".chars().cycle().take(len).collect::<String>();
+            /// The `n`th event; about 256 bytes of JSON each, and the same values in any codec.
+            fn numbered(n: u64) -> Self {
+                let at = 1_769_860_800_250_000 + n as i64 * 1_000;
                 match n % 3 {
                     0 => $events::Placed {
-                        customer: n,
-                        cents: 1250 + n % 100,
-                        items: vec![880_001, 880_002, 880_003],
-                        address: text(pad.saturating_sub(40)),
-                        express: n % 2 == 0,
+                        order: 990_001 + n,
+                        customer: 1842 + n % 500,
+                        placed_at_micros: at,
+                        total_cents: 52_496,
+                        currency: "EUR".to_owned(),
+                        items: (0..3)
+                            .map(|i| $item { article: 880_001 + i, pieces: 2, unit_cents: 8_750 + i })
+                            .collect(),
                     },
-                    1 => $events::Paid { cents: 1250, by: text(pad) },
-                    _ => $events::Shipped { carrier: "post".to_owned(), note: text(pad) },
+                    1 => $events::Paid {
+                        order: 990_001 + n,
+                        customer: 1842 + n % 500,
+                        paid_at_micros: at,
+                        amount_cents: 52_496,
+                        method: "bank transfer".to_owned(),
+                        reference: "2026-INV-0099001-A".to_owned(),
+                        exchange_rate_ppm: 1_083_700,
+                        instalment: Some(2),
+                        confirmed: true,
+                        fee_cents: 35,
+                    },
+                    _ => $events::Shipped {
+                        order: 990_001 + n,
+                        package: 660_101 + n,
+                        shipped_at_micros: at,
+                        carrier: "parcel post".to_owned(),
+                        street: "Lindenallee 117".to_owned(),
+                        city: "Aachen".to_owned(),
+                        postcode: 52_062,
+                        weight_grams: 3_520,
+                        depot: 117,
+                        route: 70_011_284,
+                        door_code: 4711,
+                        express: false,
+                    },
                 }
             }
         }
 
-        #[derive(Debug, Default)]
+        #[derive(Debug, Default, PartialEq)]
         struct $state {
             events: u64,
             cents: u64,
-            items: u64,
+            pieces: u64,
+            grams: u64,
             bytes: usize,
         }
 
@@ -59,21 +126,26 @@ macro_rules! orders {
             fn apply(&mut self, event: &$events) {
                 self.events += 1;
                 match event {
-                    $events::Placed { cents, items, address, express, customer } => {
-                        self.cents += cents;
-                        self.items += items.len() as u64 + u64::from(*express) + customer % 2;
-                        self.bytes += address.len();
+                    $events::Placed { total_cents, items, customer, .. } => {
+                        self.cents += total_cents + customer % 2;
+                        self.pieces += items.iter().map(|i| u64::from(i.pieces) + i.unit_cents % 2).sum::<u64>();
                     }
-                    $events::Paid { cents, by } => (self.cents, self.bytes) = (self.cents - cents.min(&self.cents), self.bytes + by.len()),
-                    $events::Shipped { carrier, note } => self.bytes += carrier.len() + note.len(),
+                    $events::Paid { amount_cents, reference, fee_cents, .. } => {
+                        self.cents = self.cents.saturating_sub(*amount_cents);
+                        self.bytes += reference.len() + *fee_cents as usize;
+                    }
+                    $events::Shipped { weight_grams, street, express, .. } => {
+                        self.grams += u64::from(*weight_grams) + u64::from(*express);
+                        self.bytes += street.len();
+                    }
                 }
             }
         }
     };
 }
 
-orders!(JsonEvent, JsonOrders, "json");
-orders!(BincodeEvent, BincodeOrders, "bincode", annals::Bincode);
+orders!(JsonEvent, JsonItem, JsonOrders, "json");
+orders!(BincodeEvent, BincodeItem, BincodeOrders, "bincode", annals::Bincode);
 
 fn main() {
     let count = env_number("ANNALS_BENCH_EVENTS", 200_000);
@@ -85,9 +157,9 @@ fn main() {
         ..TopicOptions::default()
     };
     let json = store.create_topic("json", options.clone()).expect("made");
-    let bincode = store.create_topic("bincode", options).expect("made");
-    let json_bytes = fill(&json, count, |n| JsonEvent::numbered(n, 200));
-    let bincode_bytes = fill(&bincode, count, |n| BincodeEvent::numbered(n, 246));
+    let bincode = store.create_topic("bincode", options.clone()).expect("made");
+    let json_bytes = fill(&json, count, JsonEvent::numbered);
+    let bincode_bytes = fill(&bincode, count, BincodeEvent::numbered);
     println!("typed fold of {count} events on one thread, Buffered, cached, batches of 100");
     for round in 0..3 {
         let raw = fold_raw(&json);
@@ -110,13 +182,11 @@ fn main() {
 
     // An aggregate of 20 events among many.
     let streams = 5_000;
-    let topic = store
-        .create_topic("many", TopicOptions { durability: Durability::Buffered, ..TopicOptions::default() });
-    let topic = topic.expect("made");
+    let topic = store.create_topic("many", options).expect("made");
     for n in 0..20 {
         for first in (0..streams).step_by(100) {
             let batch = (first..first + 100).fold(Batch::default(), |batch, id| {
-                let event = encode(&JsonEvent::numbered(n, 200)).expect("written");
+                let event = encode(&JsonEvent::numbered(n)).expect("written");
                 batch.and_to(format!("json-{id}")).event(event)
             });
             drop(topic.append(&batch));
