@@ -66,12 +66,12 @@ type Check = Box<dyn Fn(&dyn EventStore) -> Result<HistoryReport>>;
 /// #     fn decide(&self, (): ()) -> Result<Vec<OrderEvent>, ()> { Ok(Vec::new()) }
 /// #     fn apply(&mut self, _: &OrderEvent) {}
 /// # }
-/// # fn open_to_read() -> annals_model::Result<annals_store::Topic> { unimplemented!() }
 /// fn main() -> std::process::ExitCode {
 ///     let mut args = std::env::args_os().skip(1);
 ///     if args.next().is_some_and(|first| first == "annals") {
 ///         // my-app annals replay order-42 --as-of @-2h --diff rev:3
-///         let topic = open_to_read().expect("the store opens");
+///         let store = annals_store::Store::open_read_only("shop").expect("the store opens");
+///         let topic = store.topic("orders").expect("there");
 ///         return annals_projection::inspect::Inspect::new(topic).aggregate::<Order>().main(args);
 ///     }
 ///     // … what the application does otherwise
