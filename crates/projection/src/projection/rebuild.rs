@@ -4,7 +4,8 @@
 //! # Invariants
 //! - Which version serves is said by the last event of one stream, appended with an expected revision: of two that switch at
 //!   once one is refused, and a crash leaves the one or the other.
-//! - A version that is behind the one that serves never comes to serve: readers' time does not go back.
+//! - A version that is behind what readers were shown never comes to serve: for who [looks](Served::look), time does not go
+//!   back. The one that serves stands still while the other is brought to its place and the switch is made.
 //! - A comparison is of two states as of the same place. Both versions stand still meanwhile; readers do not.
 //! - What the two states mean is declared by the application, as entities; keys and bytes are the projection's own.
 //!
@@ -20,12 +21,12 @@ use annals_model::{
     Appended, At, Batch, Error, ErrorKind, EventId, EventStore, EventView, Events, ExpectedRevision,
     NewEvent, Pending, Place, Read, RecordedEvent, Result, Revision, Subscribed,
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{KeyValue, KeyValueReader, Progress, Projection, Runner, RunnerOptions};
+use super::{KeyValue, KeyValueReader, KeyValueView, Progress, Projection, Runner, RunnerOptions};
 use crate::codec::{Bincode, Codec};
 use crate::travel::{Change, compare};
 
@@ -39,8 +40,6 @@ pub struct Served {
     control: Arc<dyn EventStore>,
     name: Arc<str>,
     now: Arc<RwLock<Now>>,
-    /// One switches at a time.
-    switching: Arc<Mutex<()>>,
 }
 
 struct Now {
@@ -48,6 +47,16 @@ struct Now {
     /// Of the event that says so.
     revision: Option<Revision>,
     readers: BTreeMap<u32, KeyValueReader>,
+}
+
+impl Now {
+    fn reader(&self, name: &str) -> Result<&KeyValueReader> {
+        self.readers.get(&self.version).ok_or_else(|| {
+            let what =
+                format!("version {} of projection `{name}` serves, and is not running here", self.version);
+            Error::new(ErrorKind::Unavailable, what)
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,8 +71,7 @@ impl Served {
     /// Those of reading; `Unreadable` where what is said cannot be read.
     pub fn open(control: Arc<dyn EventStore>, name: &str, first: u32) -> Result<Served> {
         let now = Now { version: first, revision: None, readers: BTreeMap::new() };
-        let (now, switching) = (Arc::new(RwLock::new(now)), Arc::default());
-        let served = Served { control, name: name.into(), now, switching };
+        let served = Served { control, name: name.into(), now: Arc::new(RwLock::new(now)) };
         served.refresh()?;
         Ok(served)
     }
@@ -79,19 +87,24 @@ impl Served {
         self.now.read().version
     }
 
-    /// The state that serves at this moment. Ask again for each look: another may serve by then.
+    /// Looks at the state that serves, as of one checkpoint. Between two looks of one reader time does not go back, whatever
+    /// is switched meanwhile.
+    ///
+    /// # Errors
+    /// As [`reader`](Self::reader).
+    pub fn look<T>(&self, look: impl FnOnce(&KeyValueView<'_>) -> T) -> Result<T> {
+        // Held meanwhile, so that nobody switches between choosing the state and looking at it.
+        let now = self.now.read();
+        let reader = now.reader(&self.name)?;
+        Ok(look(&reader.view()))
+    }
+
+    /// The state that serves at this moment, to be kept: it goes on to be that version's when another serves.
     ///
     /// # Errors
     /// `Unavailable` where the state of the version that serves has not been [attached](Self::attach).
     pub fn reader(&self) -> Result<KeyValueReader> {
-        let now = self.now.read();
-        now.readers.get(&now.version).cloned().ok_or_else(|| {
-            let what = format!(
-                "version {} of projection `{}` serves, and is not running here",
-                now.version, self.name
-            );
-            Error::new(ErrorKind::Unavailable, what)
-        })
+        self.now.read().reader(&self.name).cloned()
     }
 
     /// Looks at what another process has said.
@@ -118,12 +131,13 @@ impl Served {
         Ok(())
     }
 
-    /// Has another version serve, where this one does. After it has returned, every reader here is given that version's
-    /// state, and so is whoever opens this after a crash.
-    fn switch(&self, from: u32, to: u32) -> Result<()> {
-        let _one = self.switching.lock();
+    /// Has another version serve, where this one does, once `ready` has seen to it that it may; what that gives is kept
+    /// until it does. After it has returned, every reader here is given that version's state, and so is whoever opens this
+    /// after a crash.
+    fn switch<R>(&self, from: u32, to: u32, ready: impl FnOnce() -> Result<R>) -> Result<()> {
+        // Before the lock of any state: who looks takes them in this order, too.
+        let mut now = self.now.write();
         let revision = {
-            let now = self.now.read();
             if now.version != from {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
@@ -142,8 +156,8 @@ impl Served {
             .map_err(|e| Error::with_source(ErrorKind::Invalid, "cannot write which version serves", e))?;
         let expected = revision.map_or(ExpectedRevision::NoStream, ExpectedRevision::Exact);
         let batch = Batch::to(self.stream()).expect(expected).event(NewEvent::new(SERVING).data(data));
+        let _ready = ready()?;
         let appended = self.control.append(&batch).wait()?;
-        let mut now = self.now.write();
         (now.version, now.revision) = (to, appended.revisions.last().copied());
         tracing::info!(projection = &*self.name, from, to, "another version serves");
         Ok(())
@@ -375,7 +389,7 @@ where
         compared
     }
 
-    /// Has the new version serve, once it is as far as the old one.
+    /// Has the new version serve, once it is as far as the old one. Who looks waits while the last events are applied.
     ///
     /// # Errors
     /// `Unavailable` where it takes longer than `timeout`, or the old version does not serve; `Conflict` where another
@@ -397,9 +411,16 @@ where
         A: Projection<State = KeyValue>,
         B: Projection<State = KeyValue>,
     {
-        // What readers of the one were shown, the other has as well.
+        // Most of it while both go on.
         to.wait_for(&from.place(&self.source)?, timeout)?;
-        self.served.switch(from.projection.version(), to.projection.version())
+        self.served.switch(from.projection.version(), to.projection.version(), || {
+            // What readers of the one were shown, the other has as well. The runner may not know of it yet.
+            let shown = from.reader.view();
+            if let Some(checkpoint) = shown.checkpoint() {
+                to.wait_for(&checkpoint.place, timeout)?;
+            }
+            Ok(shown)
+        })
     }
 
     /// Ends the rebuild: stops the version that does not serve, and gives the runner of the one that does.
