@@ -13,7 +13,9 @@
 //!
 //! Seen to fail with these bugs put into the store one at a time: no look, behind the lock, at what was staged since the
 //! look-up; the decision's lock given back before staging; a conflict answered before what it rests on is readable; bytes
-//! that are being written not found in memory.
+//! that are being written not found in memory; a batch indexed only after its staging, so that a scan shows what a look-up
+//! does not know yet, and ids and condition looked up as of two moments (both were there, and found in one run of ten on
+//! busy cores).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};

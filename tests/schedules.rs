@@ -30,7 +30,8 @@
 //! - a failed sync that is forgotten: the failed syncs;
 //! - wakers called under the lock: the waker that lets go of the last handle;
 //! - no look at what was staged since the look-up, staging outside the lock, a conflict answered before what it rests on
-//!   is durable: the racing conditional appends.
+//!   is durable: the racing conditional appends;
+//! - ids and condition looked up in one index that goes on growing: the repeat beside others.
 //!
 //! Two syncs in flight are not there to explore: at most one write and one sync of a log are under way at a time. That
 //! this is so, also through rolls, is explored itself, beside a sync beside writes.
@@ -822,6 +823,46 @@ fn of_racing_conditional_appends_one_wins() {
         store.close().expect("closed");
         assert_eq!(stored(&disk), [EventId::from_name(&format!("{winner}"))]);
     });
+}
+
+fn open_store(seed: u64) -> (Store, annals_store::Topic) {
+    let env: Env = SimulatedDisk::new().env(seed);
+    let quiet = StoreOptions { index_thread: false, ..StoreOptions::default() };
+    let store = Store::open_with(&env, Path::new("/store"), quiet).expect("opened");
+    let options = TopicOptions { durability: Durability::Buffered, ..TopicOptions::default() };
+    let topic = store.create_topic("topic", options).expect("made");
+    (store, topic)
+}
+
+/// What an append is answered holds of one moment: where its ids are in the log, it is a repeat, and no condition matters.
+#[test]
+fn a_repeat_is_never_refused_by_its_condition_beside_other_appends() {
+    const ROUNDS: u64 = 12;
+    explore(12, || {
+        let (store, topic) = open_store(6);
+        let other = {
+            let topic = topic.clone();
+            start("the same, and one against its condition", move || {
+                for round in 0..ROUNDS {
+                    let tag = format!("taken:{round}");
+                    let against = Batch::to("s-2").event(NewEvent::new("B").tag(tag));
+                    drop((topic.append(&conditional(round)), topic.append(&against)));
+                }
+            })
+        };
+        for round in 0..ROUNDS {
+            let answer = topic.append(&conditional(round)).wait();
+            assert_eq!(answer.expect("it is the first, or repeats it").revisions, [round]);
+        }
+        other.join();
+        store.close().expect("closed");
+    });
+}
+
+fn conditional(round: u64) -> Batch<'static> {
+    let query = Query::tags([format!("taken:{round}")]);
+    let event = NewEvent::new("A").id(EventId::from_name(&format!("{round}")));
+    Batch::to("s-1").event(event).condition(AppendCondition::none_match(query))
 }
 
 /// The ids of the events in the store after a power cut.

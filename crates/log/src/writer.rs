@@ -187,6 +187,12 @@ impl FrameWriter<'_> {
     pub fn position(&self) -> Position {
         self.position
     }
+
+    /// Address of the record that [`record`](Self::record) writes next; behind the last one, of the frame's end.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.buf_address + self.buf.len() as u64
+    }
 }
 
 impl Log {
@@ -194,7 +200,8 @@ impl Log {
     /// which `fill` then writes. Blocks while the staging buffer is full or a segment is being begun. Appends are
     /// ordered by the order of these calls.
     ///
-    /// Nothing is durable, or shown to readers, before a [`commit`](Self::commit) is through.
+    /// Nothing is durable, or shown to readers, before a [`commit`](Self::commit) is through; as the commit of another
+    /// batch takes this one along, that can be before this call returns, but never before `fill` does.
     ///
     /// # Errors
     /// In all cases nothing was staged. `Invalid`: no record, too large, or `fill` did not keep to what was said.

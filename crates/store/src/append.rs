@@ -150,9 +150,9 @@ impl Partition {
                 continue;
             }
             if looks_up && let Some(known_now) = &known {
-                let end = self.log.staged_end_address()?;
-                if end > known_now.seen && guard::on(Guard::RecheckTerms) {
-                    let finding = self.look_at_terms(batch, known_now.seen, &mut scratch)?;
+                let end = self.staged_end()?;
+                if end.address > known_now.seen && guard::on(Guard::RecheckTerms) {
+                    let finding = self.look_at_terms(batch, known_now.seen, end, &mut scratch)?;
                     if !matches!(finding, Finding::Nothing) {
                         drop(decide);
                         if let Some(ticket) = self.answer(batch, finding)? {
@@ -216,8 +216,9 @@ impl Partition {
                 limits::BATCH_BYTES_MAX
             )));
         }
-        let hasher = self.hasher();
-        let (staged, ()) = self.log.stage(batch.len() as u32, records_len, |frame| {
+        let index = self.index();
+        let hasher = index.hasher();
+        let (staged, froze) = self.log.stage(batch.len() as u32, records_len, |frame| {
             for ((stream, event), revision) in batch.events.iter().zip(&revisions) {
                 let stream = &batch.streams[*stream].0;
                 let id = event.id.unwrap_or_else(|| new_id(&self.env, frame.recorded_time()));
@@ -228,6 +229,10 @@ impl Partition {
                 terms_of(&hasher, stream, *revision, &event.event_type, &id, tags, terms);
                 spans.push((LogPoint { address, position }, first..terms.len()));
             }
+            // In here, since from its staging on the batch may become readable by the commit of another: a reader that
+            // came upon it in the log would then miss it in the index.
+            let events = spans.iter().map(|(at, span)| (*at, &terms[span.clone()]));
+            index.append(events, LogPoint { address: frame.address(), position: frame.position() })
         })?;
         for (i, (stream, _)) in batch.streams.iter().enumerate() {
             if let Some(last) = lasts[i]
@@ -236,9 +241,6 @@ impl Partition {
                 streams.set(stream, last);
             }
         }
-        let events = spans.iter().map(|(at, span)| (*at, &terms[span.clone()]));
-        let end = LogPoint { address: staged.end_address, position: staged.end_position };
-        let froze = self.index().append(events, end);
         metrics::counter!("annals_appends_total").increment(1);
         metrics::counter!("annals_appended_events_total").increment(batch.len() as u64);
         let commit = self.log.commit(staged.end_position, batch.durability.unwrap_or(Durability::Buffered));
@@ -293,15 +295,16 @@ impl Partition {
 
     /// Looks everything up that the decision may need, without holding the lock.
     fn look_up(&self, batch: &Batch<'_>, scratch: &mut Scratch) -> Result<(Finding, Known)> {
-        // What is staged after these two were taken is looked at again behind the lock.
+        // What is staged after these two were taken is looked at again behind the lock, and not at all before: else the
+        // ids, looked for first, and the condition would be answered as of two moments.
         let (evictions, seen) = {
             let decide = self.decide.lock();
-            (decide.streams.evictions, self.log.staged_end_address()?)
+            (decide.streams.evictions, self.staged_end()?)
         };
-        let finding = self.look_at_terms(batch, 0, scratch)?;
+        let finding = self.look_at_terms(batch, 0, seen, scratch)?;
         let mut streams = Vec::with_capacity(batch.streams.len());
         if matches!(finding, Finding::Nothing) {
-            let snapshot = self.index().snapshot(u64::MAX);
+            let snapshot = self.index().snapshot(seen.address);
             for (stream, _) in &batch.streams {
                 let cached = self.decide.lock().streams.get(stream);
                 streams.push(match cached {
@@ -310,12 +313,23 @@ impl Partition {
                 });
             }
         }
-        Ok((finding, Known { seen, evictions, streams }))
+        Ok((finding, Known { seen: seen.address, evictions, streams }))
     }
 
-    /// Looks for the batch's ids and its condition's query among the records from an address on.
-    fn look_at_terms(&self, batch: &Batch<'_>, from: u64, scratch: &mut Scratch) -> Result<Finding> {
-        let snapshot = self.index().snapshot(u64::MAX);
+    /// Behind the last staged record. Of one moment where the lock of `decide` is held.
+    fn staged_end(&self) -> Result<LogPoint> {
+        Ok(LogPoint { address: self.log.staged_end_address()?, position: self.log.staged_end()? })
+    }
+
+    /// Looks for the batch's ids and its condition's query among the records from an address up to a place.
+    fn look_at_terms(
+        &self,
+        batch: &Batch<'_>,
+        from: u64,
+        until: LogPoint,
+        scratch: &mut Scratch,
+    ) -> Result<Finding> {
+        let snapshot = self.index().snapshot(until.address);
         let hasher = self.hasher();
         for id in batch.events.iter().filter_map(|(_, e)| e.id) {
             let hash = hasher.hash(TermKind::EventId, id.as_bytes());
@@ -327,7 +341,7 @@ impl Partition {
         let Some(condition) = &batch.condition else { return Ok(Finding::Nothing) };
         let query = &condition.fail_if_events_match;
         if query.is_all() {
-            let end = self.log.staged_end()?;
+            let end = until.position;
             let first = condition.after.map_or(0, |p| p.saturating_add(1));
             return Ok(if end > first { Finding::Match(end - 1) } else { Finding::Nothing });
         }
