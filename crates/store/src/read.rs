@@ -9,6 +9,7 @@
 //!
 //! Elsewhere: finding records (`annals_log`), postings (`index`), what a read can ask for (`annals_model::Read`).
 
+use annals_log::format::Record;
 use annals_log::sync::Arc;
 use annals_log::{Scan, Scratch, Watermark};
 use annals_model::{
@@ -333,15 +334,19 @@ impl PartitionRead {
         }
     }
 
-    /// The event that [`advance`](Self::advance) came to.
-    pub(crate) fn view(&self) -> Result<EventView<'_>> {
+    /// The record that [`advance`](Self::advance) came to.
+    pub(crate) fn record(&self) -> Result<Record<'_>> {
         let record = match &self.source {
             Source::Nothing => None,
             Source::Scan(scan) => Some(scan.record()),
             Source::ScanBack { scratch, .. } | Source::Postings { scratch, .. } => scratch.record(),
         };
-        let record = record.ok_or_else(|| Error::invalid("the read is at its end"))?;
-        self.partition.decode(&record)
+        record.ok_or_else(|| Error::invalid("the read is at its end"))
+    }
+
+    /// The event in it.
+    pub(crate) fn view(&self) -> Result<EventView<'_>> {
+        self.partition.decode(&self.record()?)
     }
 }
 
