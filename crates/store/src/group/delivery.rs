@@ -44,6 +44,13 @@ const WAITING_MAX: usize = 1 << 20;
 /// A key within its partition.
 pub(super) type Key = u128;
 
+/// Events that were claimed together.
+pub(super) struct Chunk {
+    bytes: Vec<u8>,
+    /// Since when the group has delivered without beginning anew.
+    since_beginning: Arc<()>,
+}
+
 /// An event in a member's hands.
 #[derive(Clone)]
 pub(super) struct Item {
@@ -53,7 +60,7 @@ pub(super) struct Item {
     pub(super) redriven: bool,
     pub(super) edited: Option<Arc<Vec<u8>>>,
     recorded_time: Timestamp,
-    chunk: Arc<Vec<u8>>,
+    chunk: Arc<Chunk>,
     body: Range<usize>,
     /// When it was handed out.
     pub(super) since: Duration,
@@ -66,7 +73,7 @@ impl Item {
             position: self.at.position,
             address: 0,
             recorded_time: self.recorded_time,
-            body: &self.chunk[self.body.clone()],
+            body: &self.chunk.bytes[self.body.clone()],
         })
     }
 }
@@ -196,8 +203,12 @@ pub(super) struct Live {
     pending: Vec<Ranges>,
     released: Vec<RecordPlace>,
     started: bool,
-    /// A dead letter was acked, and that is not written yet.
-    recovers: bool,
+    /// Another one whenever everything in hand is taken away.
+    beginning: Arc<()>,
+    /// Dead letters that were acked, which is not written yet, with their keys.
+    recovering: Vec<(RecordPlace, Vec<u8>)>,
+    /// The last claim looked at what is due.
+    looked_at_due: bool,
     /// All that there was has been read.
     dry: bool,
     /// Nothing of it is to be used any more.
@@ -234,7 +245,9 @@ impl Live {
             pending: vec![Ranges::default(); partitions],
             released: Vec::new(),
             started: false,
-            recovers: false,
+            beginning: Arc::default(),
+            recovering: Vec::new(),
+            looked_at_due: false,
             dry: false,
             broken: false,
         };
@@ -267,6 +280,8 @@ impl Live {
         self.in_flight = 0;
         self.alone = false;
         self.released.clear();
+        self.recovering.clear();
+        self.beginning = Arc::default();
         self.pending.iter_mut().for_each(|p| *p = Ranges::default());
         for hands in self.members.values() {
             let mut local = hands.local.lock();
@@ -311,10 +326,15 @@ impl Live {
     }
 
     /// Takes a member on.
-    pub(super) fn join(&mut self) -> Result<Arc<Hands>> {
+    ///
+    /// `reloaded`: this process had the group at work before, so what is claimed was not interrupted by its death.
+    pub(super) fn join(&mut self, reloaded: bool) -> Result<Arc<Hands>> {
         if !self.started {
             self.check_place()?;
-            self.see_to_interrupted()?;
+            match reloaded {
+                true => self.release_all()?,
+                false => self.see_to_interrupted()?,
+            }
             self.started = true;
         }
         let hands = Arc::new(Hands { id: self.next_member, local: Mutex::default() });
@@ -361,6 +381,17 @@ impl Live {
             }
         }
         Ok(())
+    }
+
+    /// What was claimed is given back uncounted.
+    fn release_all(&mut self) -> Result<()> {
+        let claimed = (0..).zip(&self.state.partitions).filter(|(_, p)| !p.claimed.is_empty());
+        let released = claimed.map(|(partition, p)| Change::Released {
+            partition,
+            positions: p.claimed.iter().map(|r| (r.start, r.end)).collect(),
+        });
+        let released = released.collect();
+        self.write(released)
     }
 
     /// What was claimed when the last owner ended counts as tried.
@@ -442,16 +473,19 @@ impl Live {
         Ok(())
     }
 
-    /// Takes a member's acks in.
-    pub(super) fn settle(&mut self, hands: &Hands) {
+    /// Takes a member's acks in; whether there were any.
+    pub(super) fn settle(&mut self, hands: &Hands) -> bool {
         let acked = std::mem::take(&mut hands.local.lock().acked);
         self.take_acks_in(&acked);
+        !acked.is_empty()
     }
 
     fn take_acks_in(&mut self, acked: &[(RecordPlace, Key)]) {
         for (at, key) in acked {
             self.pending[at.partition as usize].insert(range(*at));
-            self.recovers |= self.state.letters.contains_key(at);
+            if let Some(letter) = self.state.letters.get(at) {
+                self.recovering.push((*at, letter.key.bytes()));
+            }
             self.let_go(*key);
         }
     }
@@ -568,13 +602,6 @@ impl Live {
         if changes.is_empty() {
             return Ok(());
         }
-        let redriven: Vec<_> = self
-            .state
-            .letters
-            .iter()
-            .filter(|(_, letter)| letter.redriving)
-            .map(|(at, letter)| (*at, letter.key.bytes()))
-            .collect();
         let written = self.journal.append(&changes).and_then(|ticket| ticket.wait());
         if let Err(e) = written {
             self.broken = true;
@@ -595,9 +622,10 @@ impl Live {
             self.broken = true;
             return Err(e);
         }
-        for (at, key) in redriven {
-            if !self.state.letters.contains_key(&at) {
-                self.let_go_on(at.partition, &key);
+        for (at, key) in std::mem::take(&mut self.recovering) {
+            match self.state.letters.contains_key(&at) {
+                true => self.recovering.push((at, key)),
+                false => self.let_go_on(at.partition, &key),
             }
         }
         Ok(())
@@ -628,12 +656,12 @@ impl Live {
     /// Claims up to so many events for a member.
     pub(super) fn claim(&mut self, hands: &Hands, want: usize) -> Result<Vec<Item>> {
         self.expire()?;
-        if std::mem::take(&mut self.recovers) {
+        if !self.recovering.is_empty() {
             // What is held behind it goes on.
             self.write(Vec::new())?;
         }
         let Gathered { mut items, chunk, mut changes, failed } = self.gather(hands.id, want);
-        let chunk = Arc::new(chunk);
+        let chunk = Arc::new(Chunk { bytes: chunk, since_beginning: Arc::clone(&self.beginning) });
         for item in &mut items {
             item.chunk = Arc::clone(&chunk);
         }
@@ -658,6 +686,7 @@ impl Live {
     fn gather(&mut self, me: u64, want: usize) -> Gathered {
         let mut gathered = Gathered::default();
         self.dry = false;
+        self.looked_at_due = false;
         if self.state.paused || self.state.stopped.is_some() || self.alone {
             return gathered;
         }
@@ -668,6 +697,7 @@ impl Live {
     fn gather_into(&mut self, gathered: &mut Gathered, me: u64, want: usize) -> Result<()> {
         let Gathered { items, chunk, changes, .. } = gathered;
         let now = self.now();
+        self.looked_at_due = true;
         while let Some(due) = self.due.first_entry().filter(|due| due.key().0 <= now) {
             self.ready.push_back(due.remove());
         }
@@ -676,7 +706,7 @@ impl Live {
         let (mut held, mut held_count) = (Held::new(), 0);
         let mut failed = None;
         let mut dry = 0;
-        let nobody = Arc::new(Vec::new());
+        let nobody = Arc::new(Chunk { bytes: Vec::new(), since_beginning: Arc::clone(&self.beginning) });
         while items.len() < room && chunk.len() < CLAIM_BYTES_MAX {
             if let Some(&(at, key)) = self.ready.front() {
                 let suspect = self.is_suspect(at);
@@ -831,7 +861,7 @@ impl Live {
     }
 
     /// Reads an event at its place.
-    fn load(&self, at: RecordPlace, key: Key, chunk: &mut Vec<u8>, nobody: &Arc<Vec<u8>>) -> Result<Item> {
+    fn load(&self, at: RecordPlace, key: Key, chunk: &mut Vec<u8>, nobody: &Arc<Chunk>) -> Result<Item> {
         let partition = self.partition(at.partition)?;
         let watermark = partition.log.watermark();
         let mut scan = partition.log.scan(at.position, watermark)?;
@@ -941,6 +971,7 @@ impl Live {
         reason: ParkReason,
         delay: Option<Duration>,
     ) -> Result<Nacked> {
+        self.check_in_hand(item)?;
         let policy = &self.state.options.policy;
         let tries = self.state.tries.get(&item.at).map_or(0, |t| t.count) + 1;
         let hopeless = is_hopeless(policy, &failure.name);
@@ -966,6 +997,17 @@ impl Live {
         let wait = delay.unwrap_or_else(|| self.backoff(tries));
         self.fail_again(item, failure, wait, Vec::new())?;
         Ok(Nacked::Retried(wait))
+    }
+
+    /// An event may have been taken away between its answer and the group's lock.
+    pub(super) fn check_in_hand(&self, item: &Item) -> Result<()> {
+        match Arc::ptr_eq(&item.chunk.since_beginning, &self.beginning) {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::LeaseExpired,
+                format!("the event at {} is no longer with this member", item.at),
+            )),
+        }
     }
 
     fn fail_again(
@@ -1123,7 +1165,9 @@ impl Live {
             }
         }
         let members: Vec<_> = self.members.values().cloned().collect();
-        members.iter().for_each(|hands| self.settle(hands));
+        for hands in &members {
+            self.settle(hands);
+        }
         self.write(vec![Change::Reset { places }])?;
         self.begin_at_committed();
         // Nothing is claimed any more, so whoever joins next has nothing to see to.
@@ -1159,7 +1203,8 @@ impl Live {
 
     /// When, without anything else happening, there is something to do: a retry, a lease that ends, a slow member.
     pub(super) fn wake_at(&self, me: u64) -> Option<Duration> {
-        let mut at = self.due.first_key_value().map(|((due, _), _)| *due);
+        let due = self.due.first_key_value().filter(|_| self.looked_at_due);
+        let mut at = due.map(|((due, _), _)| *due);
         let mut sooner = |moment: Duration| at = Some(at.map_or(moment, |at| at.min(moment)));
         for hands in self.members.values() {
             let local = hands.local.lock();

@@ -86,11 +86,13 @@ impl Member {
 
     /// The group at work, with this member in it.
     fn with_live<T>(&mut self, body: impl FnOnce(&mut Live, &Arc<Hands>) -> Result<T>) -> Result<T> {
-        let hands = &mut self.hands;
-        self.group.with_live(|live| {
+        let (hands, group) = (&mut self.hands, &self.group);
+        group.with_live(|live| {
             if !live.members.get(&hands.id).is_some_and(|known| Arc::ptr_eq(known, hands)) {
                 // The group was loaded anew.
-                *hands = live.join()?;
+                let drained = hands.local.lock().drained;
+                *hands = group.join(live)?;
+                hands.local.lock().drained = drained;
             }
             body(live, hands)
         })
@@ -107,13 +109,11 @@ impl Member {
         }
         let (want, signal) = (self.want, Arc::clone(&self.group.signal));
         let claim = self.with_live(|live, hands| {
-            if let Some(why) = &live.state.stopped {
-                return Err(Error::new(ErrorKind::Stopped, format!("the group has stopped: {why}")));
-            }
+            let settled = live.settle(hands);
             if hands.local.lock().drained {
-                return Ok(Claim::Nothing(None));
+                live.write(Vec::new())?;
+                return Ok((Claim::Nothing(None), settled));
             }
-            live.settle(hands);
             // Beside others, small claims: what two have of one key waits, and is read one by one.
             let want = if live.members.len() > 1 { want.min(CLAIM_SHARED_MAX) } else { want };
             let mut items = live.claim(hands, want)?;
@@ -125,15 +125,19 @@ impl Member {
             }
             if !items.is_empty() {
                 hands.local.lock().queue.extend(items);
-                return Ok(Claim::Some);
+                return Ok((Claim::Some, settled));
             }
             if live.arm(&signal)? {
-                return Ok(Claim::Some);
+                return Ok((Claim::Some, settled));
             }
             let pending = live.has_pending().then_some(now + PENDING_LOOK);
-            Ok(Claim::Nothing(live.wake_at(hands.id).into_iter().chain(pending).min()))
-        })?;
+            Ok((Claim::Nothing(live.wake_at(hands.id).into_iter().chain(pending).min()), settled))
+        });
         self.claimed = self.now();
+        let (claim, settled) = claim?;
+        if settled {
+            self.group.signal.ring_for_waiting();
+        }
         Ok(claim)
     }
 
@@ -147,6 +151,7 @@ impl Member {
         let item = self.answered(place)?;
         let outcome = self.with_live(|live, hands| {
             live.settle(hands);
+            live.check_in_hand(&item)?;
             take_back_key(live, hands, &item);
             live.fail(&item, failure, reason, delay)
         });
@@ -248,6 +253,7 @@ impl GroupMember for Member {
         let item = self.answered(place)?;
         let outcome = self.with_live(|live, hands| {
             live.settle(hands);
+            live.check_in_hand(&item)?;
             take_back_key(live, hands, &item);
             live.give_back([item]);
             live.write(Vec::new())

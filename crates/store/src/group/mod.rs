@@ -18,7 +18,7 @@ mod state;
 use std::sync::Weak;
 use std::time::Duration;
 
-use annals_log::sync::{Arc, Condvar, Mutex};
+use annals_log::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 use annals_model::{
     At, ConsumerGroup, ConsumerGroups, DeadLetter, Durability, Error, ErrorKind, GroupInfo, GroupMember,
     GroupOptions, GroupPolicy, HeldKey, Lag, Place, Position, Read, RecordPlace, ResetPlan, ResetTo, Result,
@@ -45,6 +45,7 @@ const NAME_CHARS_MAX: usize = 200;
 pub(crate) struct Signal {
     version: Mutex<u64>,
     rung: Condvar,
+    waiting: AtomicU64,
 }
 
 impl Signal {
@@ -57,14 +58,23 @@ impl Signal {
         self.rung.notify_all();
     }
 
+    /// Rings where somebody waits, who may now get what others have let go.
+    fn ring_for_waiting(&self) {
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            self.ring();
+        }
+    }
+
     /// Waits until it has rung since it was at this version.
     fn wait(&self, seen: u64, timeout: Duration) {
         let mut version = self.version.lock();
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         while *version == seen {
             if self.rung.wait_for(&mut version, timeout).timed_out() {
-                return;
+                break;
             }
         }
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -91,6 +101,8 @@ pub(crate) struct GroupInner {
     name: String,
     signal: Arc<Signal>,
     live: Mutex<Option<Live>>,
+    /// This process has had members.
+    joined: AtomicBool,
 }
 
 impl GroupInner {
@@ -101,7 +113,8 @@ impl GroupInner {
     /// Runs `body` on the group at work, which is loaded where it is not; only an owner has one.
     fn with_live<T>(&self, body: impl FnOnce(&mut Live) -> Result<T>) -> Result<T> {
         let mut slot = self.live.lock();
-        if slot.as_ref().is_some_and(|live| live.broken) {
+        // Beside an owner what was read a moment ago is of no use.
+        if slot.as_ref().is_some_and(|live| live.broken) || self.topic.store_is_read_only() {
             *slot = None;
         }
         let live = match &mut *slot {
@@ -129,6 +142,12 @@ impl GroupInner {
             self.signal.ring();
         }
         outcome
+    }
+
+    fn join(&self, live: &mut Live) -> Result<Arc<Hands>> {
+        let hands = live.join(self.joined.load(Ordering::Acquire))?;
+        self.joined.store(true, Ordering::Release);
+        Ok(hands)
     }
 
     fn leave(&self, hands: &Hands) -> Result<()> {
@@ -233,6 +252,7 @@ impl Topic {
                 name: name.to_owned(),
                 signal: Arc::default(),
                 live: Mutex::new(None),
+                joined: AtomicBool::new(false),
             });
             known.push((number, name.to_owned(), Arc::downgrade(&inner)));
             inner
@@ -406,7 +426,7 @@ impl Group {
         if self.inner.topic.store_is_read_only() {
             return Err(Error::invalid("the store is opened to read only; its owner consumes"));
         }
-        let hands = self.inner.with_live(Live::join)?;
+        let hands = self.inner.with_live(|live| self.inner.join(live))?;
         Ok(Member::new(Arc::clone(&self.inner), hands))
     }
 
