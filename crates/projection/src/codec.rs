@@ -9,6 +9,8 @@
 use serde::Serialize;
 use serde::de::DeserializeSeed;
 
+use crate::unpack::Unpack;
+
 /// What a codec says against some bytes or a value.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -83,27 +85,21 @@ impl Codec for Json {
 #[derive(Clone, Copy, Debug)]
 pub struct Bincode;
 
-/// A value of more bytes is refused before it is allocated.
-const BINCODE_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<BINCODE_BYTES_MAX>()
-}
-
 impl Codec for Bincode {
     const CONTENT_TYPE: &'static str = "application/x-bincode";
 
     fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        bincode::serde::encode_into_std_write(value, out, config())?;
+        bincode::serde::encode_into_std_write(value, out, bincode::config::standard())?;
         Ok(())
     }
 
     fn decode<'de, S: DeserializeSeed<'de>>(seed: S, bytes: &'de [u8]) -> Result<S::Value, CodecError> {
-        let (value, read) = bincode::serde::seed_decode_from_slice(seed, bytes, config())?;
-        if read < bytes.len() {
-            return Err(format!("{} bytes behind the value", bytes.len() - read).into());
+        let mut unpack = Unpack::new(bytes)?;
+        let value = seed.deserialize(&mut unpack)?;
+        match unpack.left() {
+            0 => Ok(value),
+            left => Err(format!("{left} bytes behind the value").into()),
         }
-        Ok(value)
     }
 }
 
