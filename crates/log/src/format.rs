@@ -322,6 +322,7 @@ impl RecordContext {
 
     /// Reads the record that begins here and checks its CRC; `None` where the bytes are no record of this address, or a
     /// [lost](Self::decode_lost) one.
+    #[inline]
     #[must_use]
     pub fn decode<'a>(&self, bytes: &'a [u8], address: u64) -> Option<(Record<'a>, u32)> {
         let len = self.peek_len(bytes)?;

@@ -34,6 +34,20 @@ enum Source {
     Buffer { bytes: Vec<u8>, start: u64 },
 }
 
+impl Source {
+    /// The bytes between two file offsets, as far as they are there at once: none, or some, or all.
+    #[inline]
+    fn ready(&self, from: u64, to: u64) -> &[u8] {
+        let (bytes, start) = match self {
+            Source::Map { map, asked_to } => (map.get(..*asked_to).unwrap_or(map), 0),
+            Source::Buffer { bytes, start } => (bytes.as_slice(), *start),
+        };
+        let Some(from) = from.checked_sub(start) else { return &[] };
+        let to = (to - start).min(bytes.len() as u64);
+        bytes.get(from as usize..to as usize).unwrap_or_default()
+    }
+}
+
 /// Records in the order of their positions, each borrowed until the next is asked for.
 pub struct Scan {
     inner: Arc<Inner>,
@@ -550,7 +564,30 @@ impl Scan {
     ///
     /// # Errors
     /// As [`next`](Self::next).
+    #[inline]
     pub fn advance(&mut self) -> Result<bool> {
+        if self.step_within() { Ok(true) } else { self.advance_otherwise() }
+    }
+
+    /// Goes to the next record where it is one of this frame, its bytes are there at once, and it is wanted: so it is but
+    /// for a few. Otherwise nothing has happened.
+    fn step_within(&mut self) -> bool {
+        let at = self.at;
+        let bytes = self.source.ready(at, self.frame_end);
+        let Some((record, _)) = self.segment.context().decode(bytes, self.segment.address(at)) else {
+            return false;
+        };
+        if record.position != self.position || record.position < self.from {
+            return false;
+        }
+        let len = record_len(record.body.len());
+        self.at += len as u64;
+        self.position += 1;
+        self.current = (at, len);
+        true
+    }
+
+    fn advance_otherwise(&mut self) -> Result<bool> {
         loop {
             match self.step() {
                 Err(e) if is_corrupt(&e) && self.position <= self.from && self.pass_damage(self.from)? => {}

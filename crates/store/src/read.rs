@@ -9,6 +9,7 @@
 //!
 //! Elsewhere: finding records (`annals_log`), postings (`index`), what a read can ask for (`annals_model::Read`).
 
+use annals_log::format::Record;
 use annals_log::sync::Arc;
 use annals_log::{Scan, Scratch, Watermark};
 use annals_model::{
@@ -16,6 +17,7 @@ use annals_model::{
     Revision, Selection, Timestamp,
 };
 
+use crate::codec;
 use crate::index::{BoxCursor, Cursor, Snapshot, TermKind};
 use crate::partition::{Partition, category_of};
 use crate::query::{all_of, cursor_of, term};
@@ -243,23 +245,28 @@ impl PartitionRead {
     /// Goes to the next event, which [`view`](Self::view) then gives; `false` at the end.
     pub(crate) fn advance(&mut self) -> Result<bool> {
         match self.step() {
-            Err(e)
-                if e.kind() == &ErrorKind::Unavailable && matches!(self.source, Source::Postings { .. }) =>
-            {
-                // The index turned out damaged under way: what is left is scanned.
-                tracing::debug!(error = %e, "a read goes on without the index");
-                let (watermark, _) = self.partition.readable()?;
-                let left = match (self.last, self.direction) {
-                    (None, _) => self.filter.positions.clone(),
-                    (Some(last), Direction::Forward) => last + 1..self.filter.positions.end,
-                    (Some(last), Direction::Backward) => self.filter.positions.start..last,
-                };
-                self.filter.positions = left;
-                self.source = self.scan(watermark)?;
-                self.step()
-            }
-            stepped => stepped,
+            Ok(more) => Ok(more),
+            Err(e) => self.advance_without_index(e),
         }
+    }
+
+    /// The same behind an error.
+    #[cold]
+    fn advance_without_index(&mut self, e: Error) -> Result<bool> {
+        if e.kind() != &ErrorKind::Unavailable || !matches!(self.source, Source::Postings { .. }) {
+            return Err(e);
+        }
+        // The index turned out damaged under way: what is left is scanned.
+        tracing::debug!(error = %e, "a read goes on without the index");
+        let (watermark, _) = self.partition.readable()?;
+        let left = match (self.last, self.direction) {
+            (None, _) => self.filter.positions.clone(),
+            (Some(last), Direction::Forward) => last + 1..self.filter.positions.end,
+            (Some(last), Direction::Backward) => self.filter.positions.start..last,
+        };
+        self.filter.positions = left;
+        self.source = self.scan(watermark)?;
+        self.advance()
     }
 
     /// A scan of the whole of the positions.
@@ -274,6 +281,7 @@ impl PartitionRead {
         Ok(Source::ScanBack { before, until: watermark, addresses: Vec::new(), scratch })
     }
 
+    #[inline(always)]
     fn step(&mut self) -> Result<bool> {
         let PartitionRead { partition, filter, source, direction, last, .. } = self;
         let backward = *direction == Direction::Backward;
@@ -334,14 +342,24 @@ impl PartitionRead {
     }
 
     /// The event that [`advance`](Self::advance) came to.
+    #[inline(always)]
     pub(crate) fn view(&self) -> Result<EventView<'_>> {
+        let record = self.record()?;
+        match codec::decode_here(&record, self.partition.id) {
+            Some(event) => Ok(event),
+            None => Err(self.partition.no_event(&record)),
+        }
+    }
+
+    /// The record that it is in.
+    #[inline]
+    pub(crate) fn record(&self) -> Result<Record<'_>> {
         let record = match &self.source {
             Source::Nothing => None,
             Source::Scan(scan) => Some(scan.record()),
             Source::ScanBack { scratch, .. } | Source::Postings { scratch, .. } => scratch.record(),
         };
-        let record = record.ok_or_else(|| Error::invalid("the read is at its end"))?;
-        self.partition.decode(&record)
+        record.ok_or_else(|| Error::invalid("the read is at its end"))
     }
 }
 
@@ -433,7 +451,7 @@ impl Reader {
         for (i, part) in self.parts.iter_mut().enumerate() {
             if part.state == PartState::Behind {
                 part.state = match part.read.advance()? {
-                    true => PartState::Ready(part.read.view()?.recorded_time),
+                    true => PartState::Ready(part.read.record()?.recorded_time),
                     false => PartState::Done,
                 };
             }
@@ -456,7 +474,7 @@ impl Reader {
 impl Events for Reader {
     fn next_view(&mut self) -> Result<Option<EventView<'_>>> {
         match self.advance()? {
-            Some(part) => self.parts[part].read.view().map(Some),
+            Some(part) => Ok(Some(self.parts[part].read.view()?)),
             None => Ok(None),
         }
     }
