@@ -93,6 +93,7 @@ impl Codec for Bincode {
         Ok(())
     }
 
+    #[inline]
     fn decode<'de, S: DeserializeSeed<'de>>(seed: S, bytes: &'de [u8]) -> Result<S::Value, CodecError> {
         let mut unpack = Unpack::new(bytes)?;
         let value = seed.deserialize(&mut unpack)?;
