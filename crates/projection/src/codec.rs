@@ -72,11 +72,22 @@ impl Codec for Json {
     }
 
     fn decode<'de, S: DeserializeSeed<'de>>(seed: S, bytes: &'de [u8]) -> Result<S::Value, CodecError> {
-        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-        let value = seed.deserialize(&mut deserializer)?;
-        deserializer.end()?;
-        Ok(value)
+        // In text, names and strings need no check of their own. What is no text may still be read: unknown fields, which
+        // hold anything, are passed over.
+        match std::str::from_utf8(bytes) {
+            Ok(text) => from_json(seed, serde_json::Deserializer::from_str(text)),
+            Err(_) => from_json(seed, serde_json::Deserializer::from_slice(bytes)),
+        }
     }
+}
+
+fn from_json<'de, S: DeserializeSeed<'de>, R: serde_json::de::Read<'de>>(
+    seed: S,
+    mut deserializer: serde_json::Deserializer<R>,
+) -> Result<S::Value, CodecError> {
+    let value = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
 }
 
 /// Bincode 2 in its standard configuration: small and fast, but it has no names, so that a field added, removed or moved
@@ -147,5 +158,19 @@ mod tests {
         assert!(Bincode::decode(PhantomData::<Vec<u8>>, &claims).is_err());
         assert!(Bincode::decode(PhantomData::<String>, &claims).is_err());
         assert!(Bincode::decode(PhantomData::<Vec<String>>, &claims).is_err());
+    }
+
+    #[test]
+    fn json_that_is_no_text_is_refused_where_it_is_read_and_only_there() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Read {
+            known: String,
+        }
+        let decode = |bytes: &'static [u8]| Json::decode(PhantomData::<Read>, bytes);
+        let read =
+            decode(b"{\"unknown\":\"\xff\",\"known\":\"\xc3\x84\"}").expect("the unknown is passed over");
+        assert_eq!(read, Read { known: "Ä".to_owned() });
+        assert!(decode(b"{\"known\":\"\xff\"}").is_err());
+        assert!(decode(b"{\"known\":\"\"}\xff").is_err());
     }
 }
