@@ -157,6 +157,16 @@ pub(crate) fn decode_here<'a>(record: &Record<'a>, partition: PartitionId) -> Op
     })
 }
 
+/// The stream and the revision of the event in a record, the stream's name as bytes: what a read of one stream looks at
+/// before it decodes the event.
+#[inline]
+pub(crate) fn stream_of<'a>(record: &Record<'a>) -> Option<(&'a [u8], Revision)> {
+    let mut body = Body(record.body);
+    body.take(ID_LEN + 1)?;
+    let revision = body.varint()?;
+    Some((body.bytes()?, revision))
+}
+
 /// Whether a new event says the same as a stored one: what an idempotent repeat has to agree in. That is stream, type,
 /// schema version, content type, key, data, tags and metadata, and not the event time, which an application may well
 /// take anew when it tries again.
@@ -327,6 +337,7 @@ mod tests {
             encode(&event, &id, &stream, revision, &mut body);
             prop_assert_eq!(body.len(), encoded_len(&event, &stream, revision));
             let record = record(&body);
+            prop_assert_eq!(stream_of(&record), Some((stream.as_bytes(), revision)));
             let view = decode(&record, 3).expect("it was encoded above");
             prop_assert!(says_the_same(&event, &stream, &view));
             prop_assert_eq!((view.id, view.revision, view.partition, view.position), (id, revision, 3, 7));

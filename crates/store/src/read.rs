@@ -32,13 +32,24 @@ struct Filter {
     event_times: (Option<Timestamp>, Option<Timestamp>),
     /// Only the positions matter.
     trivial: bool,
+    /// Query and event times do not matter.
+    plain: bool,
 }
 
 impl Filter {
-    fn accepts(&self, event: &EventView<'_>) -> bool {
-        if self.trivial {
-            return true;
+    /// Whether the event in a record is of this read.
+    fn accepts(&self, partition: &Partition, record: &Record<'_>) -> Result<bool> {
+        // Most reads by stream want no more of an event, which is decoded when it is given out.
+        if self.plain
+            && let Selection::Stream(name) = &self.selection
+            && let Some((stream, revision)) = codec::stream_of(record)
+        {
+            return Ok(stream == name.as_bytes() && self.revisions.contains(&revision));
         }
+        Ok(self.accepts_event(&partition.decode(record)?))
+    }
+
+    fn accepts_event(&self, event: &EventView<'_>) -> bool {
         let selected = match &self.selection {
             Selection::All => true,
             Selection::Stream(name) => event.stream == name,
@@ -101,6 +112,7 @@ impl PartitionRead {
             revisions: 0..Revision::MAX,
             event_times: (None, None),
             trivial: false,
+            plain: false,
         };
         let by_stream = matches!(read.selection, Selection::Stream(_));
         let revision = |r: Revision| {
@@ -124,8 +136,8 @@ impl PartitionRead {
             At::Event(time) => filter.event_times.1 = Some(*time),
             other => positions.end = positions.end.min(resolve(partition, other, watermark)?),
         }
-        filter.trivial =
-            read.selection == Selection::All && filter.query.is_all() && filter.event_times == (None, None);
+        filter.plain = filter.query.is_all() && filter.event_times == (None, None);
+        filter.trivial = filter.plain && read.selection == Selection::All;
         let until = positions.end;
         filter.positions = positions;
         let mut this = PartitionRead {
@@ -334,7 +346,7 @@ impl PartitionRead {
             if !filter.positions.contains(&record.position) {
                 continue;
             }
-            if filter.trivial || filter.accepts(&partition.decode(&record)?) {
+            if filter.trivial || filter.accepts(partition, &record)? {
                 *last = Some(record.position);
                 return Ok(true);
             }
