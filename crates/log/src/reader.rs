@@ -110,6 +110,7 @@ impl Mapped {
 
 impl Scratch {
     /// The record that was read last, which has been checked; `None` where none has been.
+    #[inline]
     #[must_use]
     pub fn record(&self) -> Option<Record<'_>> {
         let (address, context, mapped) = self.last?;
@@ -685,6 +686,7 @@ impl Scan {
     }
 
     /// The record that [`advance`](Self::advance) came to, which has checked it.
+    #[inline]
     #[must_use]
     pub fn record(&self) -> Record<'_> {
         let (at, len) = self.current;

@@ -281,7 +281,7 @@ fn two_texts<'a>(
 }
 
 /// A content type. One that is usual where many events are read is known by its bytes; others have to be text.
-#[inline]
+#[inline(always)]
 fn content_type(bytes: &[u8]) -> Option<&str> {
     match bytes {
         b"application/x-bincode" => Some("application/x-bincode"),
