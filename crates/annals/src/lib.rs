@@ -67,6 +67,11 @@ pub use annals_model::{
     RecordedEvent, Result, Revision, Selection, StreamInfo, Subscribed, TagIter, TagsView, Timestamp, limits,
     meta,
 };
+pub use annals_model::{
+    ConsumerGroup, ConsumerGroups, DeadLetter, Delivery, Failure, GroupCounts, GroupInfo, GroupMember,
+    GroupOptions, GroupPolicy, HeldKey, Lag, LetterState, Nacked, OnPark, ParkReason, ResetPlan, ResetTo,
+    produce, produced_id,
+};
 pub use annals_projection::{
     Aggregate, Bincode, COMMAND_TAG, Change, Codec, CodecError, Decoded, Event, EventType, ExecuteError,
     Executed, Executor, FieldChange, Given, HistoryReport, Ignored, Json, Loaded, Moment, Recorded, Scope,

@@ -259,6 +259,10 @@ fn advice(kind: &ErrorKind) -> (Option<String>, Option<&'static str>) {
         ErrorKind::Full => Some("make room, then run it again"),
         ErrorKind::Io => Some("see to the cause, then run it again"),
         ErrorKind::Incompatible { .. } => Some("use a newer `annals`"),
+        ErrorKind::LeaseExpired => Some("drop the work: the event is delivered again"),
+        ErrorKind::Stopped => {
+            Some("work through its dead letters (`annals dlq`), then `annals groups resume`")
+        }
         _ => None,
     };
     (why, next)

@@ -293,6 +293,14 @@ impl Log {
         Ok(self.inner.writer()?.state.lock().staged.position)
     }
 
+    /// Behind the last record that is known to be durable.
+    ///
+    /// # Errors
+    /// `Invalid` on a log opened to read.
+    pub fn durable_end(&self) -> Result<Position> {
+        Ok(self.inner.writer()?.state.lock().durable.position)
+    }
+
     /// Address behind the last staged record.
     ///
     /// # Errors

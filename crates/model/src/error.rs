@@ -86,6 +86,12 @@ pub enum ErrorKind {
         /// Its type, as it is stored.
         event_type: String,
     },
+    /// The delivery is not, or no longer, with this member of a consumer group: its lease ran out, or the group was reset.
+    /// Drop the work; the event is delivered again.
+    LeaseExpired,
+    /// The consumer group has stopped itself, since a bound of its policy was reached: work through its dead letters, or
+    /// raise the bound, and resume it.
+    Stopped,
     /// The operating system refused something else; see the source.
     Io,
 }

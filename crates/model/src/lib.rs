@@ -12,6 +12,7 @@
 pub mod conformance;
 mod error;
 mod event;
+mod group;
 pub mod limits;
 mod place;
 mod query;
@@ -23,6 +24,11 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{
     EventId, EventView, Metadata, MetadataIter, MetadataView, NewEvent, RecordedEvent, TagIter, TagsView,
     meta,
+};
+pub use group::{
+    ConsumerGroup, ConsumerGroups, DeadLetter, Delivery, Failure, GroupCounts, GroupInfo, GroupMember,
+    GroupOptions, GroupPolicy, HeldKey, Lag, LetterState, Nacked, OnPark, ParkReason, ResetPlan, ResetTo,
+    produce, produced_id,
 };
 pub use place::{
     Durability, ExpectedRevision, Incarnation, PartitionId, PartitionPlace, Place, Position, RecordPlace,

@@ -39,7 +39,8 @@
 //! # Invariants
 //! - Hashes alone never decide: whatever the index says is verified at the record, and where it cannot say an exact *no*,
 //!   what depends on that answers `Unavailable`.
-//! - No async runtime, no web crate, no serde: the bytes on disk are written by hand.
+//! - No async runtime, no web crate. The bytes of events are written by hand; only what a consumer group writes into its
+//!   internal topic is JSON.
 //!
 //! Elsewhere: words and contract (`annals-model`), bytes and durability (`annals-log`).
 
@@ -47,6 +48,7 @@ mod append;
 mod backup;
 mod catalogue;
 mod codec;
+mod group;
 #[doc(hidden)]
 pub mod index;
 mod partition;
@@ -67,6 +69,7 @@ pub use crate::backup::{
     AsOf, BackupOptions, BackupReport, PartitionBackup, RestoreOptions, RestoreReport, RestoredPartition,
     restore,
 };
+pub use crate::group::{Group, Member};
 pub use crate::read::Reader;
 pub use crate::repair::{Lost, Repair, RepairReport, RepairStep};
 pub use crate::scrub::{ScrubOptions, ScrubStatus};

@@ -22,6 +22,7 @@ use annals_log::sync::{AtomicBool, Condvar, Mutex, Ordering, RwLock, Thread, spa
 use annals_model::{Durability, Error, ErrorKind, EventId, PartitionId, Result, limits};
 
 use crate::catalogue::{BACKUP_NAME, CATALOGUE_NAME, Catalogue, TopicEntry};
+use crate::group::Groups;
 use crate::index::IndexConfig;
 use crate::partition::{Partition, PartitionConfig};
 use crate::scrub::{Scrub, ScrubOptions};
@@ -148,6 +149,7 @@ pub(crate) struct StoreInner {
     pub(crate) scrub: Option<Arc<Scrub>>,
     scrub_thread: Mutex<Option<Thread>>,
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
+    pub(crate) groups: Groups,
 }
 
 pub(crate) struct TopicInner {
@@ -293,6 +295,14 @@ impl Store {
             found => return found,
         }
         self.make_topic(name, TopicOptions { durability: Durability::Buffered, ..TopicOptions::default() })
+    }
+
+    /// The same with options of its own.
+    pub(crate) fn make_internal_topic(&self, name: &str, options: TopicOptions) -> Result<Topic> {
+        match self.topic(name) {
+            Err(e) if e.kind() == &ErrorKind::NotFound => self.make_topic(name, options),
+            found => found,
+        }
     }
 
     fn make_topic(&self, name: &str, options: TopicOptions) -> Result<Topic> {
@@ -699,6 +709,7 @@ fn assemble(
         scrub,
         scrub_thread: Mutex::new(None),
         lock: Mutex::new(lock),
+        groups: Groups::default(),
         options,
     });
     // What opening froze or could not cover is written behind the caller's back.

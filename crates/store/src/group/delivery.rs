@@ -1,0 +1,1268 @@
+//! Who has what in hand: claiming, answering, leases, retries, holds.
+//!
+//! # Invariants
+//! - Of a key at most one event is handed out. What else of it was read waits: behind those of the same member, or in its
+//!   key's queue. A key stands in `keys` as long as anything of it is in hand, due, ready or waiting.
+//! - Before a member sees an event, the claim is written: what was claimed when the process died counts as tried once,
+//!   and is from then on delivered alone, so that of all that was in hand only what kills its worker goes on being counted.
+//! - What is written as acked is durable in the topic: else a power cut could leave a place that passes other events.
+//! - Whatever cannot be written leaves the group to be loaded anew; what members have in hand is theirs no longer.
+//!
+//! Elsewhere: the fold of what is written ([`super::state`]); the member's side ([`super::member`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use annals_log::format::Record;
+use annals_log::sync::{Arc, AtomicBool, Mutex, Ordering};
+use annals_model::{
+    Durability, Error, ErrorKind, EventView, Failure, GroupPolicy, Nacked, OnPark, ParkReason, Position,
+    Read, RecordPlace, Result, Timestamp,
+};
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use super::Signal;
+use super::journal::{Change, Journal, Octets, StoredFailure, spans};
+use super::ranges::Ranges;
+use super::state::{PartitionState, State};
+use crate::partition::Partition;
+use crate::read::PartitionRead;
+use crate::topic::Topic;
+
+/// Most bytes that a member claims at once.
+const CLAIM_BYTES_MAX: usize = 1024 * 1024;
+/// What a member has claimed and not begun is given to another that has nothing, when the member has been at one event
+/// for so long.
+const SLOW: Duration = Duration::from_millis(10);
+/// Most events that wait in memory for their keys; nothing more is read meanwhile.
+const WAITING_MAX: usize = 1 << 20;
+
+/// A key within its partition.
+pub(super) type Key = u128;
+
+/// Events that were claimed together.
+pub(super) struct Chunk {
+    bytes: Vec<u8>,
+    /// Since when the group has delivered without beginning anew.
+    since_beginning: Arc<()>,
+}
+
+/// An event in a member's hands.
+#[derive(Clone)]
+pub(super) struct Item {
+    pub(super) at: RecordPlace,
+    pub(super) key: Key,
+    pub(super) tries: u32,
+    pub(super) redriven: bool,
+    pub(super) edited: Option<Arc<Vec<u8>>>,
+    recorded_time: Timestamp,
+    chunk: Arc<Chunk>,
+    body: Range<usize>,
+    /// When it was handed out.
+    pub(super) since: Duration,
+}
+
+impl Item {
+    /// The event as the topic has it.
+    pub(super) fn view<'a>(&'a self, partition: &Partition) -> Result<EventView<'a>> {
+        partition.decode(&Record {
+            position: self.at.position,
+            address: 0,
+            recorded_time: self.recorded_time,
+            body: &self.chunk.bytes[self.body.clone()],
+        })
+    }
+}
+
+/// What a member has, shared with whoever takes it away.
+#[derive(Default)]
+pub(super) struct Local {
+    pub(super) queue: VecDeque<Item>,
+    pub(super) handed: Vec<Item>,
+    pub(super) acked: Vec<(RecordPlace, Key)>,
+    /// Something was taken away.
+    pub(super) taken: bool,
+    /// Nothing more is given to it.
+    pub(super) drained: bool,
+}
+
+pub(super) struct Hands {
+    pub(super) id: u64,
+    pub(super) local: Mutex<Local>,
+}
+
+/// A key of which something is in hand, due, ready or waiting.
+struct Busy {
+    key: Key,
+    partition: u32,
+    /// The member that has `count` of it; where `count` is 0, its first is ready or due.
+    holder: u64,
+    count: u32,
+    waiting: VecDeque<Position>,
+}
+
+#[derive(Default)]
+struct Keys {
+    table: HashTable<Busy>,
+    waiting: usize,
+}
+
+impl Keys {
+    fn get(&mut self, key: Key) -> Option<&mut Busy> {
+        self.table.find_mut(key as u64, |b| b.key == key)
+    }
+
+    fn add(&mut self, busy: Busy) {
+        self.table.insert_unique(busy.key as u64, busy, |b| b.key as u64);
+    }
+
+    fn remove(&mut self, key: Key) {
+        if let Ok(entry) = self.table.find_entry(key as u64, |b| b.key == key) {
+            let (busy, _) = entry.remove();
+            self.waiting -= busy.waiting.len();
+        }
+    }
+}
+
+/// Reads what of a partition is the group's.
+struct Feed {
+    partition: Arc<Partition>,
+    next: Position,
+    /// Everything from here that is not selected is passed over.
+    gap_from: Position,
+    reading: Option<PartitionRead>,
+    /// Somebody is woken when there is something new.
+    armed: Arc<AtomicBool>,
+}
+
+impl Feed {
+    /// Goes to the next event, where there is one.
+    fn advance(&mut self, read: &Read, pending: &mut Ranges) -> Result<bool> {
+        loop {
+            let Some(reading) = &mut self.reading else {
+                if self.partition.log.watermark().position <= self.next {
+                    return Ok(false);
+                }
+                self.reading = Some(PartitionRead::begin(&self.partition, read, self.next..Position::MAX)?);
+                continue;
+            };
+            if reading.advance()? {
+                return Ok(true);
+            }
+            self.next = self.next.max(reading.until);
+            self.reading = None;
+            pending.insert(self.gap_from..self.next);
+            self.gap_from = self.gap_from.max(self.next);
+        }
+    }
+
+    fn go_back_to(&mut self, position: Position) {
+        self.next = position;
+        self.reading = None;
+    }
+}
+
+/// Held events, by partition and key.
+type Held = BTreeMap<(u32, Vec<u8>), Vec<Position>>;
+
+/// What a member gets, before it is written down.
+#[derive(Default)]
+struct Gathered {
+    items: Vec<Item>,
+    /// Their bodies.
+    chunk: Vec<u8>,
+    changes: Vec<Change>,
+    failed: Option<Error>,
+}
+
+/// A group at work.
+pub(super) struct Live {
+    pub(super) state: State,
+    pub(super) journal: Journal,
+    topic: Topic,
+    read: Read,
+    secret: u64,
+    feeds: Vec<Feed>,
+    turn: usize,
+    keys: Keys,
+    /// Heads of their keys that can be delivered.
+    ready: VecDeque<(RecordPlace, Key)>,
+    /// Heads of their keys that are tried again later, by when.
+    due: BTreeMap<(Duration, u64), (RecordPlace, Key)>,
+    sequence: u64,
+    pub(super) members: BTreeMap<u64, Arc<Hands>>,
+    next_member: u64,
+    pub(super) in_flight: u64,
+    /// What is in hand is a suspect.
+    alone: bool,
+    /// By partition, what is handled and not yet written.
+    pending: Vec<Ranges>,
+    released: Vec<RecordPlace>,
+    started: bool,
+    /// Another one whenever everything in hand is taken away.
+    beginning: Arc<()>,
+    /// Dead letters that were acked, which is not written yet, with their keys.
+    recovering: Vec<(RecordPlace, Vec<u8>)>,
+    /// The last claim looked at what is due.
+    looked_at_due: bool,
+    /// All that there was has been read.
+    dry: bool,
+    /// Nothing of it is to be used any more.
+    pub(super) broken: bool,
+}
+
+fn range(at: RecordPlace) -> Range<Position> {
+    at.position..at.position + 1
+}
+
+impl Live {
+    pub(super) fn new(topic: &Topic, journal: Journal, state: State) -> Result<Live> {
+        let partitions = topic.inner.partitions.len();
+        let mut live = Live {
+            read: Read {
+                selection: state.options.selection.clone(),
+                query: state.options.query.clone(),
+                ..Read::default()
+            },
+            secret: topic.inner.partitions.first().map_or(0, |p| p.log.secret()),
+            topic: topic.clone(),
+            state,
+            journal,
+            feeds: Vec::new(),
+            turn: 0,
+            keys: Keys::default(),
+            ready: VecDeque::new(),
+            due: BTreeMap::new(),
+            sequence: 0,
+            members: BTreeMap::new(),
+            next_member: 1,
+            in_flight: 0,
+            alone: false,
+            pending: vec![Ranges::default(); partitions],
+            released: Vec::new(),
+            started: false,
+            beginning: Arc::default(),
+            recovering: Vec::new(),
+            looked_at_due: false,
+            dry: false,
+            broken: false,
+        };
+        live.begin_at_committed();
+        Ok(live)
+    }
+
+    fn now(&self) -> Duration {
+        self.topic.store.env.clock.monotonic()
+    }
+
+    fn wall(&self) -> i64 {
+        self.topic.store.env.clock.now().as_micros()
+    }
+
+    fn key_of(&self, partition: u32, key: &[u8]) -> Key {
+        xxh3_128_with_seed(key, self.secret ^ u64::from(partition))
+    }
+
+    fn partition(&self, number: u32) -> Result<&Arc<Partition>> {
+        let partition = self.topic.inner.partitions.get(number as usize);
+        partition.ok_or_else(|| Error::invalid(format!("the topic has no partition {number}")))
+    }
+
+    /// Forgets what is in hand, due, ready and waiting, and begins at the committed place.
+    fn begin_at_committed(&mut self) {
+        self.keys = Keys::default();
+        self.ready.clear();
+        self.due.clear();
+        self.in_flight = 0;
+        self.alone = false;
+        self.released.clear();
+        self.recovering.clear();
+        self.beginning = Arc::default();
+        self.pending.iter_mut().for_each(|p| *p = Ranges::default());
+        for hands in self.members.values() {
+            let mut local = hands.local.lock();
+            local.taken |= !local.handed.is_empty();
+            local.handed.clear();
+            local.queue.clear();
+            local.acked.clear();
+        }
+        self.feeds = self
+            .topic
+            .inner
+            .partitions
+            .iter()
+            .zip(&self.state.partitions)
+            .map(|(partition, state)| Feed {
+                partition: Arc::clone(partition),
+                next: state.committed,
+                gap_from: state.committed,
+                reading: None,
+                armed: Arc::new(AtomicBool::new(false)),
+            })
+            .collect();
+        let redriven: Vec<_> = self
+            .state
+            .letters
+            .iter()
+            .filter(|(_, letter)| letter.redriving)
+            .map(|(at, letter)| (*at, letter.key.bytes()))
+            .collect();
+        for (at, key) in redriven {
+            self.send_back(at, &key);
+        }
+        let going_on: Vec<_> = (0..)
+            .zip(&self.state.partitions)
+            .flat_map(|(n, p)| p.holds.iter().map(move |(key, hold)| (n, key, hold)))
+            .filter(|(_, _, hold)| hold.letter.is_none())
+            .map(|(n, key, _)| (n, key.clone()))
+            .collect();
+        for (partition, key) in going_on {
+            self.let_go_on(partition, &key);
+        }
+    }
+
+    /// Takes a member on.
+    ///
+    /// `reloaded`: this process had the group at work before, so what is claimed was not interrupted by its death.
+    pub(super) fn join(&mut self, reloaded: bool) -> Result<Arc<Hands>> {
+        if !self.started {
+            self.check_place()?;
+            match reloaded {
+                true => self.release_all()?,
+                false => self.see_to_interrupted()?,
+            }
+            self.started = true;
+        }
+        let hands = Arc::new(Hands { id: self.next_member, local: Mutex::default() });
+        self.next_member += 1;
+        self.members.insert(hands.id, Arc::clone(&hands));
+        Ok(hands)
+    }
+
+    /// Whether the group may go on from its place.
+    fn check_place(&self) -> Result<()> {
+        let partitions = &self.topic.inner.partitions;
+        if partitions.len() != self.state.partitions.len() {
+            return Err(Error::invalid(format!(
+                "the group was made of {} partitions, and the topic has {}",
+                self.state.partitions.len(),
+                partitions.len()
+            )));
+        }
+        for (partition, state) in partitions.iter().zip(&self.state.partitions) {
+            let (log, PartitionState { incarnation, committed, .. }) = (&partition.log, state);
+            if log.incarnation() != *incarnation {
+                return Err(Error::invalid(format!(
+                    "the group's place is of incarnation {incarnation} of partition {}, which is at {} since a repair or \
+                     restore; reset the group (a shift by 0 takes its position over)",
+                    partition.id,
+                    log.incarnation()
+                )));
+            }
+            if *committed < log.start() {
+                return Err(Error::new(
+                    ErrorKind::HistoryTruncated { start: log.start() },
+                    format!(
+                        "the group goes on at {committed} of partition {}, which was removed",
+                        partition.id
+                    ),
+                ));
+            }
+            if *committed > log.watermark().position {
+                return Err(Error::invalid(format!(
+                    "the group goes on at {committed} of partition {}, which ends at {}; reset the group",
+                    partition.id,
+                    log.watermark().position
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was claimed is given back uncounted.
+    fn release_all(&mut self) -> Result<()> {
+        let claimed = (0..).zip(&self.state.partitions).filter(|(_, p)| !p.claimed.is_empty());
+        let released = claimed.map(|(partition, p)| Change::Released {
+            partition,
+            positions: p.claimed.iter().map(|r| (r.start, r.end)).collect(),
+        });
+        let released = released.collect();
+        self.write(released)
+    }
+
+    /// What was claimed when the last owner ended counts as tried.
+    fn see_to_interrupted(&mut self) -> Result<()> {
+        if self.state.partitions.iter().all(|p| p.claimed.is_empty()) {
+            return Ok(());
+        }
+        let time = self.wall();
+        // A power cut can have taken events from a `Buffered` topic after they were claimed.
+        let mut changes = Vec::new();
+        for (partition, state) in self.topic.inner.partitions.iter().zip(&self.state.partitions) {
+            let end = partition.log.watermark().position;
+            let gone: Vec<_> =
+                state.claimed.iter().filter(|r| r.end > end).map(|r| (r.start.max(end), r.end)).collect();
+            if !gone.is_empty() {
+                changes.push(Change::Released { partition: partition.id, positions: gone });
+            }
+        }
+        changes.push(Change::Interrupted { time });
+        self.write(changes)?;
+        let tries_max = self.state.options.policy.tries_max;
+        let exhausted: Vec<_> = self
+            .state
+            .tries
+            .iter()
+            .filter(|(_, tries)| tries.suspect && tries.count >= tries_max)
+            .map(|(at, tries)| (*at, tries.failure.clone()))
+            .collect();
+        for (at, failure) in exhausted {
+            if self.has_room_for(at) {
+                let parked = self.parked(at, ParkReason::Interrupted, failure, true)?;
+                self.sync_source(at)?;
+                self.write(vec![parked])?;
+            }
+        }
+        // Tries, letters and holds have changed.
+        self.begin_at_committed();
+        Ok(())
+    }
+
+    /// The change that parks an event.
+    fn parked(
+        &self,
+        at: RecordPlace,
+        reason: ParkReason,
+        failure: StoredFailure,
+        counted: bool,
+    ) -> Result<Change> {
+        let partition = self.partition(at.partition)?;
+        let event = self.topic.get(at)?.ok_or_else(|| {
+            Error::not_found(format!("the event at {at}, which was to be parked, is not there any more"))
+        })?;
+        let key = key_bytes(&event.view()).to_vec();
+        Ok(Change::Parked {
+            partition: partition.id,
+            position: at.position,
+            key: Octets::of(&key),
+            stream: event.stream.to_string(),
+            event_type: event.event_type.to_string(),
+            reason: reason.into(),
+            failure,
+            counted,
+            time: self.wall(),
+            holds: self.state.options.policy.on_park == OnPark::Hold,
+        })
+    }
+
+    /// Whether there may be one more dead letter.
+    fn has_room_for(&self, at: RecordPlace) -> bool {
+        let letters = &self.state.letters;
+        letters.contains_key(&at) || (letters.len() as u64) < self.state.options.policy.dead_letters_max
+    }
+
+    /// On a `Buffered` topic, makes an event durable before the group says something of it that would be wrong of another.
+    fn sync_source(&self, at: RecordPlace) -> Result<()> {
+        if self.topic.inner.options.durability == Durability::Buffered {
+            self.partition(at.partition)?.log.commit(at.position + 1, Durability::Synced).wait()?;
+        }
+        Ok(())
+    }
+
+    /// Takes a member's acks in; whether there were any.
+    pub(super) fn settle(&mut self, hands: &Hands) -> bool {
+        let acked = std::mem::take(&mut hands.local.lock().acked);
+        self.take_acks_in(&acked);
+        !acked.is_empty()
+    }
+
+    fn take_acks_in(&mut self, acked: &[(RecordPlace, Key)]) {
+        for (at, key) in acked {
+            self.pending[at.partition as usize].insert(range(*at));
+            if let Some(letter) = self.state.letters.get(at) {
+                self.recovering.push((*at, letter.key.bytes()));
+            }
+            self.let_go(*key);
+        }
+    }
+
+    /// One event of a key is no longer in hand.
+    fn let_go(&mut self, key: Key) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.alone &= self.in_flight > 0;
+        let Some(busy) = self.keys.get(key) else { return };
+        busy.count = busy.count.saturating_sub(1);
+        if busy.count == 0 {
+            self.next_of(key);
+        }
+    }
+
+    /// Nothing of the key is in hand, ready or due: its next event is, or the key is free.
+    fn next_of(&mut self, key: Key) {
+        let Some(busy) = self.keys.get(key) else { return };
+        let at = busy.waiting.pop_front().map(|p| RecordPlace { partition: busy.partition, position: p });
+        match at {
+            None => self.keys.remove(key),
+            Some(at) => {
+                self.keys.waiting -= 1;
+                self.make_head(at, key);
+            }
+        }
+    }
+
+    /// The first of its key: ready, or due later.
+    fn make_head(&mut self, at: RecordPlace, key: Key) {
+        match self.wait_of(at) {
+            Some(wait) => self.make_due(at, key, wait),
+            None => self.ready.push_back((at, key)),
+        }
+    }
+
+    /// How long an event is not to be tried yet.
+    fn wait_of(&self, at: RecordPlace) -> Option<Duration> {
+        let tries = self.state.tries.get(&at)?;
+        let wait = u64::try_from(tries.due.saturating_sub(self.wall())).ok().filter(|w| *w > 0)?;
+        // The clock may have been set back meanwhile; who asked for a longer delay has it again from here.
+        let longest = tries.due.saturating_sub(tries.last).max(0) as u64;
+        Some(Duration::from_micros(wait.min(longest)))
+    }
+
+    fn make_due(&mut self, at: RecordPlace, key: Key, wait: Duration) {
+        self.sequence += 1;
+        self.due.insert((self.now() + wait, self.sequence), (at, key));
+    }
+
+    /// Delivers a dead letter once more.
+    fn send_back(&mut self, at: RecordPlace, key: &[u8]) {
+        let key = self.key_of(at.partition, key);
+        match self.keys.get(key) {
+            // Where others of its key go on, it takes its turn before them.
+            Some(busy) => {
+                busy.waiting.push_front(at.position);
+                self.keys.waiting += 1;
+            }
+            None => {
+                self.add_busy(key, at.partition, VecDeque::new());
+                self.make_head(at, key);
+            }
+        }
+    }
+
+    fn add_busy(&mut self, key: Key, partition: u32, waiting: VecDeque<Position>) {
+        self.keys.waiting += waiting.len();
+        self.keys.add(Busy { key, partition, holder: 0, count: 0, waiting });
+    }
+
+    /// What was held of a key is delivered.
+    fn let_go_on(&mut self, partition: u32, key: &[u8]) {
+        let Some(hold) = self.state.hold(partition, key).filter(|h| h.letter.is_none()) else { return };
+        let held = hold.queue.clone();
+        let key = self.key_of(partition, key);
+        match self.keys.get(key) {
+            Some(busy) => {
+                // Before what came later.
+                let later = std::mem::replace(&mut busy.waiting, held.clone());
+                busy.waiting.extend(later);
+                self.keys.waiting += held.len();
+            }
+            None => {
+                self.add_busy(key, partition, held);
+                self.next_of(key);
+            }
+        }
+    }
+
+    /// Writes what is handled, and changes beside it, in one batch; then the state has them.
+    pub(super) fn write(&mut self, mut more: Vec<Change>) -> Result<()> {
+        let buffered = self.topic.inner.options.durability == Durability::Buffered;
+        let mut changes = Vec::new();
+        for (partition, pending) in self.topic.inner.partitions.iter().zip(&mut self.pending) {
+            if pending.is_empty() {
+                continue;
+            }
+            let acked = match buffered {
+                true => pending.split_below(partition.log.durable_end()?),
+                false => std::mem::take(pending),
+            };
+            if !acked.is_empty() {
+                let positions = acked.iter().map(|r| (r.start, r.end)).collect();
+                changes.push(Change::Acked { partition: partition.id, positions });
+            }
+        }
+        for (partition, positions) in
+            spans(std::mem::take(&mut self.released).iter().map(|at| (at.partition, at.position)))
+        {
+            changes.push(Change::Released { partition, positions });
+        }
+        changes.append(&mut more);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let written = self.journal.append(&changes).and_then(|ticket| ticket.wait());
+        if let Err(e) = written {
+            self.broken = true;
+            return Err(e);
+        }
+        for change in &changes {
+            let mut state = Some(std::mem::replace(&mut self.state, State::nothing()));
+            State::apply(&mut state, change);
+            match state {
+                Some(state) => self.state = state,
+                None => self.broken = true,
+            }
+        }
+        if self.journal.wants_image()
+            && !self.broken
+            && let Err(e) = self.journal.write_image(&self.state)
+        {
+            self.broken = true;
+            return Err(e);
+        }
+        for (at, key) in std::mem::take(&mut self.recovering) {
+            match self.state.letters.contains_key(&at) {
+                true => self.recovering.push((at, key)),
+                false => self.let_go_on(at.partition, &key),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until what is handled is as durable as the topic asks.
+    pub(super) fn commit(&mut self) -> Result<()> {
+        for (partition, pending) in self.topic.inner.partitions.iter().zip(&self.pending) {
+            if self.topic.inner.options.durability == Durability::Buffered
+                && let Some(last) = pending.iter().last()
+            {
+                partition.log.commit(last.end, Durability::Synced).wait()?;
+            }
+        }
+        self.write(Vec::new())?;
+        Ok(())
+    }
+
+    /// Whether something is handled that could not be written yet, since the topic is not durable so far.
+    pub(super) fn has_pending(&self) -> bool {
+        self.pending.iter().any(|p| !p.is_empty())
+    }
+
+    fn is_suspect(&self, at: RecordPlace) -> bool {
+        self.state.tries.get(&at).is_some_and(|tries| tries.suspect)
+    }
+
+    /// Claims up to so many events for a member.
+    pub(super) fn claim(&mut self, hands: &Hands, want: usize) -> Result<Vec<Item>> {
+        self.expire()?;
+        if !self.recovering.is_empty() {
+            // What is held behind it goes on.
+            self.write(Vec::new())?;
+        }
+        let Gathered { mut items, chunk, mut changes, failed } = self.gather(hands.id, want);
+        let chunk = Arc::new(Chunk { bytes: chunk, since_beginning: Arc::clone(&self.beginning) });
+        for item in &mut items {
+            item.chunk = Arc::clone(&chunk);
+        }
+        for (partition, positions) in spans(items.iter().map(|i| (i.at.partition, i.at.position))) {
+            changes.push(Change::Claimed { partition, positions });
+        }
+        for change in &changes {
+            if let Change::Held { partition, positions, .. } = change
+                && let Some(last) = positions.last()
+            {
+                self.sync_source(RecordPlace { partition: *partition, position: *last })?;
+            }
+        }
+        self.write(changes)?;
+        // What was gathered before the failure is delivered first; then the failure is come to again.
+        match failed {
+            Some(e) if items.is_empty() => Err(e),
+            _ => Ok(items),
+        }
+    }
+
+    fn gather(&mut self, me: u64, want: usize) -> Gathered {
+        let mut gathered = Gathered::default();
+        self.dry = false;
+        self.looked_at_due = false;
+        if self.state.paused || self.state.stopped.is_some() || self.alone {
+            return gathered;
+        }
+        gathered.failed = self.gather_into(&mut gathered, me, want).err();
+        gathered
+    }
+
+    fn gather_into(&mut self, gathered: &mut Gathered, me: u64, want: usize) -> Result<()> {
+        let Gathered { items, chunk, changes, .. } = gathered;
+        let now = self.now();
+        self.looked_at_due = true;
+        while let Some(due) = self.due.first_entry().filter(|due| due.key().0 <= now) {
+            self.ready.push_back(due.remove());
+        }
+        let in_flight_max = u64::from(self.state.options.policy.in_flight_max.max(1));
+        let room = in_flight_max.saturating_sub(self.in_flight).min(want as u64) as usize;
+        let (mut held, mut held_count) = (Held::new(), 0);
+        let mut failed = None;
+        let mut dry = 0;
+        let nobody = Arc::new(Chunk { bytes: Vec::new(), since_beginning: Arc::clone(&self.beginning) });
+        while items.len() < room && chunk.len() < CLAIM_BYTES_MAX {
+            if let Some(&(at, key)) = self.ready.front() {
+                let suspect = self.is_suspect(at);
+                if suspect && self.in_flight > 0 {
+                    break;
+                }
+                let mut item = match self.load(at, key, chunk, &nobody) {
+                    Ok(item) => item,
+                    Err(e) => {
+                        failed = Some(e);
+                        break;
+                    }
+                };
+                self.ready.pop_front();
+                self.dress(&mut item);
+                self.take(key, me);
+                items.push(item);
+                if suspect {
+                    self.alone = true;
+                    break;
+                }
+                continue;
+            }
+            if self.keys.waiting >= WAITING_MAX {
+                break;
+            }
+            if dry >= self.feeds.len() {
+                self.dry = true;
+                break;
+            }
+            let number = self.turn % self.feeds.len();
+            let secret = self.secret;
+            let Live { feeds, state, keys, pending, read, .. } = self;
+            let (feed, pending) = (&mut feeds[number], &mut pending[number]);
+            match feed.advance(read, pending) {
+                Ok(true) => {}
+                Ok(false) => {
+                    dry += 1;
+                    self.turn = self.turn.wrapping_add(1);
+                    continue;
+                }
+                Err(e) => {
+                    failed = Some(e);
+                    feed.reading = None;
+                    break;
+                }
+            }
+            dry = 0;
+            let Some(reading) = &feed.reading else { continue };
+            let (record, view) = match reading.record().and_then(|r| Ok((r, reading.view()?))) {
+                Ok(both) => both,
+                Err(e) => {
+                    failed = Some(e);
+                    feed.go_back_to(feed.next);
+                    break;
+                }
+            };
+            let bytes = key_bytes(&view);
+            let at = view.place();
+            feed.next = at.position + 1;
+            if state.options.key.as_deref().is_some_and(|wanted| view.key != Some(wanted)) {
+                continue;
+            }
+            pending.insert(feed.gap_from..at.position);
+            feed.gap_from = at.position + 1;
+            if state.is_done(at) {
+                continue;
+            }
+            let PartitionState { holds, .. } = &state.partitions[number];
+            if !holds.is_empty()
+                && let Some(hold) = holds.get(bytes).filter(|hold| hold.letter.is_some())
+            {
+                let policy = &state.options.policy;
+                let more = held.get(&(at.partition, bytes.to_vec())).map_or(0, Vec::len);
+                let of_key = (hold.queue.len() + more) as u64;
+                let why = if of_key >= policy.held_per_key_max {
+                    format!(
+                        "{of_key} events of the key `{}` are held, the most that the policy allows",
+                        bytes.escape_ascii()
+                    )
+                } else if state.held + held_count >= policy.held_max {
+                    format!("{} events are held, the most that the policy allows", state.held + held_count)
+                } else {
+                    held.entry((at.partition, bytes.to_vec())).or_default().push(at.position);
+                    held_count += 1;
+                    continue;
+                };
+                tracing::warn!(%why, "a consumer group has stopped");
+                changes.push(Change::Stopped { why });
+                feed.gap_from = at.position;
+                feed.go_back_to(at.position);
+                break;
+            }
+            let key = xxh3_128_with_seed(bytes, secret ^ u64::from(at.partition));
+            let tried = !state.tries.is_empty() && state.tries.contains_key(&at);
+            match keys.get(key) {
+                Some(busy) if busy.holder == me && busy.count > 0 && busy.waiting.is_empty() && !tried => {
+                    busy.count += 1;
+                }
+                Some(busy) => {
+                    busy.waiting.push_back(at.position);
+                    keys.waiting += 1;
+                    continue;
+                }
+                None if tried => {
+                    // As one that waited; it may be due later, or be a suspect.
+                    self.add_busy(key, at.partition, VecDeque::new());
+                    self.make_head(at, key);
+                    continue;
+                }
+                None => keys.add(Busy {
+                    key,
+                    partition: at.partition,
+                    holder: me,
+                    count: 1,
+                    waiting: VecDeque::new(),
+                }),
+            }
+            self.in_flight += 1;
+            let start = chunk.len();
+            chunk.extend_from_slice(record.body);
+            items.push(Item {
+                at,
+                key,
+                tries: 1,
+                redriven: false,
+                edited: None,
+                recorded_time: record.recorded_time,
+                chunk: Arc::clone(&nobody),
+                body: start..chunk.len(),
+                since: Duration::ZERO,
+            });
+            if self.feeds.len() > 1 {
+                self.turn = self.turn.wrapping_add(1);
+            }
+        }
+        changes.extend(held.into_iter().map(|((partition, key), positions)| Change::Held {
+            partition,
+            key: Octets::of(&key),
+            positions,
+        }));
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The first of its key is in a member's hands.
+    fn take(&mut self, key: Key, me: u64) {
+        self.in_flight += 1;
+        if let Some(busy) = self.keys.get(key) {
+            busy.holder = me;
+            busy.count = 1;
+        }
+    }
+
+    /// Reads an event at its place.
+    fn load(&self, at: RecordPlace, key: Key, chunk: &mut Vec<u8>, nobody: &Arc<Chunk>) -> Result<Item> {
+        let partition = self.partition(at.partition)?;
+        let watermark = partition.log.watermark();
+        let mut scan = partition.log.scan(at.position, watermark)?;
+        if !scan.advance()? || scan.record().position != at.position {
+            return Err(Error::not_found(format!("the event at {at} is not there any more")));
+        }
+        let record = scan.record();
+        let start = chunk.len();
+        chunk.extend_from_slice(record.body);
+        Ok(Item {
+            at,
+            key,
+            tries: 1,
+            redriven: false,
+            edited: None,
+            recorded_time: record.recorded_time,
+            chunk: Arc::clone(nobody),
+            body: start..chunk.len(),
+            since: Duration::ZERO,
+        })
+    }
+
+    /// Says of an event which try it is, and of a dead letter that it is one.
+    fn dress(&self, item: &mut Item) {
+        item.tries = self.state.tries.get(&item.at).map_or(1, |t| t.count + 1);
+        if let Some(letter) = self.state.letters.get(&item.at) {
+            item.redriven = true;
+            item.edited = letter.edited.as_ref().map(|e| Arc::new(e.bytes()));
+        }
+    }
+
+    /// Takes away from members what they have not answered in time.
+    fn expire(&mut self) -> Result<()> {
+        let (now, lease) = (self.now(), self.state.options.policy.lease);
+        let mut late = Vec::new();
+        for hands in self.members.values() {
+            let mut local = hands.local.lock();
+            if !local.handed.iter().any(|i| now.saturating_sub(i.since) >= lease) {
+                continue;
+            }
+            local.taken = true;
+            let (expired, kept): (Vec<Item>, Vec<Item>) = std::mem::take(&mut local.handed)
+                .into_iter()
+                .partition(|i| now.saturating_sub(i.since) >= lease);
+            local.handed = kept;
+            late.push((std::mem::take(&mut local.acked), expired, std::mem::take(&mut local.queue)));
+        }
+        for (acked, expired, queue) in late {
+            self.take_acks_in(&acked);
+            self.give_back(queue);
+            for item in expired {
+                let message = format!("not answered within {} ms", lease.as_millis());
+                let failure = Failure::new("LeaseExpired", message);
+                self.fail(&item, &failure, ParkReason::LeaseExpired, Some(Duration::ZERO))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back, for others, what slow members have not begun. Whether there was anything.
+    pub(super) fn take_from_slow(&mut self, me: u64) -> bool {
+        let now = self.now();
+        let mut back = Vec::new();
+        for hands in self.members.values().filter(|h| h.id != me) {
+            let mut local = hands.local.lock();
+            let slow = local.handed.iter().any(|i| now.saturating_sub(i.since) >= SLOW);
+            if slow && !local.queue.is_empty() {
+                back.push((std::mem::take(&mut local.acked), std::mem::take(&mut local.queue)));
+            }
+        }
+        let any = !back.is_empty();
+        for (acked, queue) in back {
+            self.take_acks_in(&acked);
+            self.give_back(queue);
+        }
+        any
+    }
+
+    /// Untried events, in the order of each key, go back to wait for their turns.
+    pub(super) fn give_back(&mut self, items: impl IntoIterator<Item = Item, IntoIter: DoubleEndedIterator>) {
+        let mut keys = Vec::new();
+        for item in items.into_iter().rev() {
+            self.released.push(item.at);
+            self.in_flight = self.in_flight.saturating_sub(1);
+            if let Some(busy) = self.keys.get(item.key) {
+                busy.waiting.push_front(item.at.position);
+                busy.count = busy.count.saturating_sub(1);
+                self.keys.waiting += 1;
+            }
+            keys.push(item.key);
+        }
+        self.alone &= self.in_flight > 0;
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys {
+            if self.keys.get(key).is_some_and(|busy| busy.count == 0) {
+                self.next_of(key);
+            }
+        }
+    }
+
+    /// An event in a member's hands was not handled. What else of its key the member had was given back before.
+    pub(super) fn fail(
+        &mut self,
+        item: &Item,
+        failure: &Failure,
+        reason: ParkReason,
+        delay: Option<Duration>,
+    ) -> Result<Nacked> {
+        self.check_in_hand(item)?;
+        let policy = &self.state.options.policy;
+        let tries = self.state.tries.get(&item.at).map_or(0, |t| t.count) + 1;
+        let hopeless = is_hopeless(policy, &failure.name);
+        let reason =
+            if hopeless && reason == ParkReason::TriesExhausted { ParkReason::NotRetried } else { reason };
+        let last = hopeless || reason == ParkReason::Rejected || tries >= policy.tries_max;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.alone &= self.in_flight > 0;
+        self.sync_source(item.at)?;
+        if last {
+            let waiting: Vec<Position> =
+                self.keys.get(item.key).map_or_else(Vec::new, |b| b.waiting.iter().copied().collect());
+            match self.park(item, failure, reason, waiting)? {
+                None => return Ok(Nacked::Parked),
+                Some(why) => {
+                    tracing::warn!(%why, "a consumer group has stopped");
+                    let wait = Duration::ZERO;
+                    self.fail_again(item, failure, wait, vec![Change::Stopped { why }])?;
+                    return Ok(Nacked::Retried(wait));
+                }
+            }
+        }
+        let wait = delay.unwrap_or_else(|| self.backoff(tries));
+        self.fail_again(item, failure, wait, Vec::new())?;
+        Ok(Nacked::Retried(wait))
+    }
+
+    /// An event may have been taken away between its answer and the group's lock.
+    pub(super) fn check_in_hand(&self, item: &Item) -> Result<()> {
+        match Arc::ptr_eq(&item.chunk.since_beginning, &self.beginning) {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::LeaseExpired,
+                format!("the event at {} is no longer with this member", item.at),
+            )),
+        }
+    }
+
+    fn fail_again(
+        &mut self,
+        item: &Item,
+        failure: &Failure,
+        wait: Duration,
+        mut more: Vec<Change>,
+    ) -> Result<()> {
+        let time = self.wall();
+        let wait_micros = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
+        more.insert(
+            0,
+            Change::Failed {
+                partition: item.at.partition,
+                position: item.at.position,
+                failure: failure.into(),
+                time,
+                due: time.saturating_add(wait_micros),
+            },
+        );
+        self.write(more)?;
+        if let Some(busy) = self.keys.get(item.key) {
+            busy.count = 0;
+        }
+        match wait.is_zero() {
+            true => self.ready.push_back((item.at, item.key)),
+            false => self.make_due(item.at, item.key, wait),
+        }
+        Ok(())
+    }
+
+    /// Parks an event, with what waits behind it; `Some`: why there is no room for it.
+    fn park(
+        &mut self,
+        item: &Item,
+        failure: &Failure,
+        reason: ParkReason,
+        waiting: Vec<Position>,
+    ) -> Result<Option<String>> {
+        let policy = &self.state.options.policy;
+        let holds = policy.on_park == OnPark::Hold;
+        let partition = self.partition(item.at.partition)?;
+        let view = item.view(partition)?;
+        let key = key_bytes(&view).to_vec();
+        if !self.has_room_for(item.at) {
+            return Ok(Some(format!(
+                "there are {} dead letters, the most that the policy allows",
+                self.state.letters.len()
+            )));
+        }
+        let hold = self.state.hold(item.at.partition, &key);
+        // Of a key that is being delivered from its hold, what waits is held already, up to what came later.
+        let last_held = hold.and_then(|h| h.queue.back()).copied();
+        let waiting: Vec<Position> =
+            waiting.into_iter().filter(|p| last_held.is_none_or(|last| *p > last)).collect();
+        if holds {
+            let of_key = (waiting.len() + hold.map_or(0, |h| h.queue.len())) as u64;
+            if of_key > policy.held_per_key_max {
+                return Ok(Some(format!(
+                    "{of_key} events of the key `{}` would be held, more than the policy allows",
+                    key.escape_ascii()
+                )));
+            }
+            if self.state.held + waiting.len() as u64 > policy.held_max {
+                return Ok(Some("more events would be held than the policy allows".to_owned()));
+            }
+        }
+        let mut changes = vec![Change::Parked {
+            partition: item.at.partition,
+            position: item.at.position,
+            key: Octets::of(&key),
+            stream: view.stream.to_owned(),
+            event_type: view.event_type.to_owned(),
+            reason: reason.into(),
+            failure: failure.into(),
+            counted: false,
+            time: self.wall(),
+            holds,
+        }];
+        if holds && let Some(last) = waiting.last() {
+            self.sync_source(RecordPlace { partition: item.at.partition, position: *last })?;
+            changes.push(Change::Held {
+                partition: item.at.partition,
+                key: Octets::of(&key),
+                positions: waiting,
+            });
+        }
+        self.write(changes)?;
+        if holds {
+            self.keys.remove(item.key);
+        } else {
+            if let Some(busy) = self.keys.get(item.key) {
+                busy.count = 0;
+            }
+            self.next_of(item.key);
+        }
+        Ok(None)
+    }
+
+    fn backoff(&self, tries: u32) -> Duration {
+        let policy = &self.state.options.policy;
+        let doubled = policy.backoff_first.saturating_mul(1u32.checked_shl(tries - 1).unwrap_or(u32::MAX));
+        let wait = doubled.min(policy.backoff_max);
+        let random = self.topic.store.env.entropy.next_u64() as f64 / u64::MAX as f64;
+        wait.mul_f64(1.0 - policy.backoff_jitter.clamp(0.0, 1.0) * random)
+    }
+
+    /// A member is gone.
+    pub(super) fn leave(&mut self, hands: &Hands) -> Result<()> {
+        if self.members.remove(&hands.id).is_none() {
+            return Ok(());
+        }
+        self.settle(hands);
+        let (handed, queue) = {
+            let mut local = hands.local.lock();
+            (std::mem::take(&mut local.handed), std::mem::take(&mut local.queue))
+        };
+        self.give_back(handed.into_iter().chain(queue).collect::<Vec<_>>());
+        self.write(Vec::new())
+    }
+
+    /// Sends a dead letter back.
+    pub(super) fn redrive(&mut self, at: RecordPlace, edited: Option<&[u8]>) -> Result<()> {
+        let key = self.letter_key(at)?;
+        let edited = edited.map(Octets::of);
+        self.write(vec![Change::Redriven { partition: at.partition, position: at.position, edited }])?;
+        self.send_back(at, &key);
+        Ok(())
+    }
+
+    /// Gives a dead letter up.
+    pub(super) fn discard(&mut self, at: RecordPlace, reason: &str) -> Result<()> {
+        let key = self.letter_key(at)?;
+        let (partition, position, time) = (at.partition, at.position, self.wall());
+        self.write(vec![Change::Discarded { partition, position, reason: reason.to_owned(), time }])?;
+        self.let_go_on(partition, &key);
+        Ok(())
+    }
+
+    fn letter_key(&self, at: RecordPlace) -> Result<Vec<u8>> {
+        let letter = self.state.letters.get(&at);
+        let letter = letter.ok_or_else(|| Error::not_found(format!("there is no dead letter at {at}")))?;
+        if letter.redriving {
+            return Err(Error::invalid(format!("the dead letter at {at} is being redriven")));
+        }
+        Ok(letter.key.bytes())
+    }
+
+    /// Moves the group.
+    pub(super) fn reset(&mut self, places: Vec<(u32, Position)>) -> Result<()> {
+        for (partition, (_, position)) in (0..).zip(&places) {
+            if let Some(position) = position.checked_sub(1) {
+                self.sync_source(RecordPlace { partition, position })?;
+            }
+        }
+        let members: Vec<_> = self.members.values().cloned().collect();
+        for hands in &members {
+            self.settle(hands);
+        }
+        self.write(vec![Change::Reset { places }])?;
+        self.begin_at_committed();
+        // Nothing is claimed any more, so whoever joins next has nothing to see to.
+        Ok(())
+    }
+
+    /// Gives back what present members have not begun, and gives them nothing more.
+    pub(super) fn begin_drain(&mut self) -> Result<()> {
+        let members: Vec<_> = self.members.values().cloned().collect();
+        for hands in members {
+            self.settle(&hands);
+            let queue = {
+                let mut local = hands.local.lock();
+                local.drained = true;
+                std::mem::take(&mut local.queue)
+            };
+            self.give_back(queue);
+        }
+        self.write(Vec::new())
+    }
+
+    /// Whether nothing is with a drained member; takes its acks in.
+    pub(super) fn is_drained(&mut self) -> bool {
+        let members: Vec<_> = self.members.values().cloned().collect();
+        let mut all = true;
+        for hands in members {
+            self.settle(&hands);
+            let local = hands.local.lock();
+            all &= !local.drained || local.handed.is_empty();
+        }
+        all
+    }
+
+    /// When, without anything else happening, there is something to do: a retry, a lease that ends, a slow member.
+    pub(super) fn wake_at(&self, me: u64) -> Option<Duration> {
+        let due = self.due.first_key_value().filter(|_| self.looked_at_due);
+        let mut at = due.map(|((due, _), _)| *due);
+        let mut sooner = |moment: Duration| at = Some(at.map_or(moment, |at| at.min(moment)));
+        for hands in self.members.values() {
+            let local = hands.local.lock();
+            let Some(since) = local.handed.iter().map(|i| i.since).min() else { continue };
+            sooner(since.saturating_add(self.state.options.policy.lease));
+            if hands.id != me && !local.queue.is_empty() {
+                sooner(since + SLOW);
+            }
+        }
+        at
+    }
+
+    /// Has the signal rung when there are new events; whether there are some already.
+    pub(super) fn arm(&mut self, signal: &Arc<Signal>) -> Result<bool> {
+        let mut news = false;
+        if !self.dry {
+            // Something else is waited for.
+            return Ok(false);
+        }
+        for feed in &self.feeds {
+            if feed.armed.load(Ordering::Acquire) {
+                continue;
+            }
+            feed.armed.store(true, Ordering::Release);
+            let bell = Bell { signal: Arc::clone(signal), armed: Arc::clone(&feed.armed) };
+            let waker = Waker::from(Arc::new(bell));
+            let mut cx = Context::from_waker(&waker);
+            if let Poll::Ready(woken) = Pin::new(&mut feed.partition.log.beyond(feed.next)).poll(&mut cx) {
+                feed.armed.store(false, Ordering::Release);
+                woken?;
+                news = true;
+            }
+        }
+        Ok(news)
+    }
+}
+
+/// Rings a group's signal when there are new events.
+struct Bell {
+    signal: Arc<Signal>,
+    armed: Arc<AtomicBool>,
+}
+
+impl Wake for Bell {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.armed.store(false, Ordering::Release);
+        self.signal.ring();
+    }
+}
+
+/// What an event is ordered by.
+pub(super) fn key_bytes<'e>(view: &EventView<'e>) -> &'e [u8] {
+    view.key.unwrap_or(view.stream.as_bytes())
+}
+
+fn is_hopeless(policy: &GroupPolicy, name: &str) -> bool {
+    policy.not_retried.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    })
+}
