@@ -8,6 +8,8 @@
 //!
 //! Elsewhere: which watermark a reader may see (`writer`, `follower`).
 
+use std::sync::Weak;
+
 use annals_model::{Error, ErrorKind, Position, Result, Timestamp};
 
 use crate::env::{Access, Advice, Map};
@@ -80,10 +82,13 @@ pub struct Frame {
     pub count: u32,
 }
 
-/// Room to read single records of one log in, so that reading many allocates once, and looks for a segment once.
+/// Room to read single records in, so that reading many allocates once, and looks for a segment once. It may serve
+/// several logs, which costs what a new one does at each change.
 #[derive(Default)]
 pub struct Scratch {
     bytes: Vec<u8>,
+    /// The log that all else is of.
+    log: Weak<Inner>,
     mapped: Option<Mapped>,
     /// Bytes that the next record of the active segment is looked for in; 0 before the first.
     guess: usize,
@@ -149,6 +154,11 @@ impl Log {
     pub fn record_at<'s>(&self, address: u64, scratch: &'s mut Scratch) -> Result<Record<'s>> {
         scratch.last = None;
         let inner = &*self.inner;
+        if !scratch.log.ptr_eq(&inner.myself) {
+            // Another log has other segments at the same addresses.
+            let bytes = std::mem::take(&mut scratch.bytes);
+            *scratch = Scratch { bytes, log: inner.myself.clone(), ..Scratch::default() };
+        }
         // Often it is the segment of the record before.
         if !scratch.mapped.as_ref().is_some_and(|m| m.addresses.contains(&address)) {
             let segment = inner.segment_of(address)?;
@@ -930,5 +940,36 @@ mod tests {
             }
         }
         assert!(log.segments().len() > 3);
+    }
+
+    #[test]
+    fn one_scratch_reads_two_logs_that_have_records_at_the_same_addresses() {
+        let env = Env::in_memory();
+        let logs = ["/a", "/b"].map(|dir| {
+            let dir = std::path::Path::new(dir);
+            env.disk.create_dir(dir).expect("made");
+            let options = LogOptions { segment_bytes_max: 64 * 1024, ..LogOptions::default() };
+            Log::open(&env, dir, options).expect("opened").0
+        });
+        let mut scratch = Scratch::default();
+        // Each log has a sealed segment in the end, and is ahead of the other in turn.
+        for n in 0..40u8 {
+            let log = usize::from(n / 3 % 2);
+            let body = [[n; 4000], [n + 100; 4000]];
+            let mut addresses = [None, None];
+            for log in [log, 1 - log] {
+                let append =
+                    |f: &mut crate::FrameWriter<'_>| f.record(|buf| buf.extend_from_slice(&body[log]));
+                let (staged, address) = logs[log].stage(1, record_len(4000), append).expect("staged");
+                addresses[log] = Some(address);
+                for (log, address) in addresses.iter().enumerate().filter_map(|(l, a)| Some((l, (*a)?))) {
+                    let record = logs[log].record_at(address, &mut scratch).expect("whole");
+                    assert_eq!((record.position, record.body), (u64::from(n), body[log].as_slice()));
+                    let first = logs[log].record_at(FRAMES_START + FRAME_HEADER_LEN as u64, &mut scratch);
+                    assert_eq!(first.expect("whole").body[0], [0, 100][log]);
+                }
+                logs[log].commit(staged.end_position, Durability::Synced).wait().expect("durable");
+            }
+        }
     }
 }
