@@ -322,6 +322,7 @@ impl RecordContext {
 
     /// Reads the record that begins here and checks its CRC; `None` where the bytes are no record of this address, or a
     /// [lost](Self::decode_lost) one.
+    #[inline]
     #[must_use]
     pub fn decode<'a>(&self, bytes: &'a [u8], address: u64) -> Option<(Record<'a>, u32)> {
         let len = self.peek_len(bytes)?;
@@ -374,6 +375,7 @@ impl RecordContext {
     }
 
     /// The record whose bytes these are; the caller has checked them.
+    #[inline]
     pub(crate) fn fields<'a>(&self, whole: &'a [u8], address: u64) -> Record<'a> {
         let packed = u64_at(whole, 8);
         let body_end = RECORD_HEADER_LEN + u32_at(whole, 4) as usize;
@@ -455,11 +457,13 @@ fn continued_crc(seed: u32, bytes: &[u8]) -> u32 {
 }
 
 /// Reads a `u32` at a place that the caller has checked to be there.
+#[inline]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
 /// Reads a `u64` at a place that the caller has checked to be there.
+#[inline]
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }

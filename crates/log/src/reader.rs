@@ -8,6 +8,8 @@
 //!
 //! Elsewhere: which watermark a reader may see (`writer`, `follower`).
 
+use std::sync::Weak;
+
 use annals_model::{Error, ErrorKind, Position, Result, Timestamp};
 
 use crate::env::{Access, Advice, Map};
@@ -25,13 +27,29 @@ use crate::{Inner, Log, Watermark};
 const CHUNK_LEN: usize = 256 * 1024;
 /// A scan of a mapped segment asks for so much ahead.
 const AHEAD_LEN: usize = 1024 * 1024;
-/// A single record of the active segment is looked for in so many bytes first.
+/// A single record of the active segment is looked for in so many bytes first, and the next one in as many as that took.
 const GUESS_LEN: usize = 1024;
+/// But not in fewer than these, nor in more.
+const GUESS_LENS: std::ops::RangeInclusive<usize> = 256..=64 * 1024;
 
 /// Where the bytes of a scan are.
 enum Source {
     Map { map: Arc<Map>, asked_to: usize },
     Buffer { bytes: Vec<u8>, start: u64 },
+}
+
+impl Source {
+    /// The bytes between two file offsets, as far as they are there at once: none, or some, or all.
+    #[inline]
+    fn ready(&self, from: u64, to: u64) -> &[u8] {
+        let (bytes, start) = match self {
+            Source::Map { map, asked_to } => (map.get(..*asked_to).unwrap_or(map), 0),
+            Source::Buffer { bytes, start } => (bytes.as_slice(), *start),
+        };
+        let Some(from) = from.checked_sub(start) else { return &[] };
+        let to = (to - start).min(bytes.len() as u64);
+        bytes.get(from as usize..to as usize).unwrap_or_default()
+    }
 }
 
 /// Records in the order of their positions, each borrowed until the next is asked for.
@@ -64,22 +82,45 @@ pub struct Frame {
     pub count: u32,
 }
 
-/// Room to read single records in, so that reading many allocates once.
+/// Room to read single records in, so that reading many allocates once, and looks for a segment once. It may serve
+/// several logs, which costs what a new one does at each change.
 #[derive(Default)]
 pub struct Scratch {
     bytes: Vec<u8>,
-    map: Option<(u64, Arc<Map>)>,
+    /// The log that all else is of.
+    log: Weak<Inner>,
+    mapped: Option<Mapped>,
+    /// Bytes that the next record of the active segment is looked for in; 0 before the first.
+    guess: usize,
+    /// What is before this address has been written to the file.
+    written: u64,
     /// The record read last: its address, its segment, and whether it is in the map.
     last: Option<(u64, RecordContext, bool)>,
 }
 
+/// The sealed segment that the record before was in.
+struct Mapped {
+    segment: Arc<Segment>,
+    addresses: std::ops::Range<u64>,
+    map: Arc<Map>,
+}
+
+impl Mapped {
+    /// The bytes from an address of the segment to its end.
+    #[inline]
+    fn bytes(&self, address: u64) -> Option<&[u8]> {
+        self.map.get(usize::try_from(address - self.addresses.start).ok()?..)
+    }
+}
+
 impl Scratch {
     /// The record that was read last, which has been checked; `None` where none has been.
+    #[inline]
     #[must_use]
     pub fn record(&self) -> Option<Record<'_>> {
         let (address, context, mapped) = self.last?;
-        let bytes = match (&self.map, mapped) {
-            (Some((base, map)), true) => map.get(usize::try_from(address - base).ok()?..)?,
+        let bytes = match (&self.mapped, mapped) {
+            (Some(mapped), true) => mapped.bytes(address)?,
             (_, _) => &self.bytes,
         };
         Some(context.fields(bytes, address))
@@ -113,29 +154,51 @@ impl Log {
     pub fn record_at<'s>(&self, address: u64, scratch: &'s mut Scratch) -> Result<Record<'s>> {
         scratch.last = None;
         let inner = &*self.inner;
-        let segment = inner.segment_of(address)?;
-        let base = segment.header.base_address;
-        let file_offset = address - base;
-        let bad = || corrupt(&segment.path, file_offset, "no whole record is where one should be");
-        let context = segment.context();
-        if let Some(seal) = segment.seal() {
-            // Often it is the segment of the record before.
-            let map = match scratch.map.take() {
-                Some((known, map)) if known == base => map,
-                _ => inner.map(&segment, seal)?,
-            };
-            let (_, map) = scratch.map.insert((base, map));
-            let bytes = usize::try_from(file_offset).ok().and_then(|at| map.get(at..)).ok_or_else(bad)?;
-            context.decode(bytes, address).ok_or_else(bad)?;
-            scratch.last = Some((address, context, true));
-            return scratch.record().ok_or_else(bad);
+        if !scratch.log.ptr_eq(&inner.myself) {
+            // Another log has other segments at the same addresses.
+            let bytes = std::mem::take(&mut scratch.bytes);
+            *scratch = Scratch { bytes, log: inner.myself.clone(), ..Scratch::default() };
         }
-        let staged = inner.written_end_address().is_some_and(|written| address >= written)
-            && inner.copy_staged(address, &mut scratch.bytes).is_some();
+        // Often it is the segment of the record before.
+        if !scratch.mapped.as_ref().is_some_and(|m| m.addresses.contains(&address)) {
+            let segment = inner.segment_of(address)?;
+            let Some(seal) = segment.seal() else { return self.active_record_at(&segment, address, scratch) };
+            let base = segment.header.base_address;
+            let map = inner.map(&segment, seal)?;
+            // An address behind the seal is one of no record; it is looked for all the same, to be told as damage.
+            let end = (base + seal.len).max(address + 1);
+            scratch.mapped = Some(Mapped { segment, addresses: base..end, map });
+        }
+        let Scratch { mapped: Some(mapped), last, .. } = &mut *scratch else { return Err(no_segment()) };
+        let context = mapped.segment.context();
+        if mapped.bytes(address).and_then(|bytes| context.decode(bytes, address)).is_none() {
+            return Err(no_record(&mapped.segment, address));
+        }
+        *last = Some((address, context, true));
+        scratch.record().ok_or_else(no_segment)
+    }
+
+    /// The same of the segment that is active.
+    fn active_record_at<'s>(
+        &self,
+        segment: &Segment,
+        address: u64,
+        scratch: &'s mut Scratch,
+    ) -> Result<Record<'s>> {
+        let inner = &*self.inner;
+        let context = segment.context();
+        let file_offset = address - segment.header.base_address;
+        let bad = || no_record(segment, address);
+        // What has been written stays so: the appenders' lock is not taken for each record.
+        if address >= scratch.written {
+            scratch.written = inner.written_end_address().unwrap_or(u64::MAX);
+        }
+        let staged = address >= scratch.written && inner.copy_staged(address, &mut scratch.bytes).is_some();
         if !staged {
             let file = segment.file(&inner.env)?;
             let what = || format!("read the segment {}", segment.path.display());
-            scratch.bytes.resize(GUESS_LEN, 0);
+            let guess = if scratch.guess == 0 { GUESS_LEN } else { scratch.guess };
+            scratch.bytes.resize(guess, 0);
             let have = read_some(&*file, &mut scratch.bytes, file_offset).map_err(io_error(what))?;
             let len = context.peek_len(&scratch.bytes[..have]).ok_or_else(bad)?;
             if len > have {
@@ -148,6 +211,7 @@ impl Log {
                     .map_err(io_error(what))?;
             }
             scratch.bytes.truncate(len);
+            scratch.guess = len.next_power_of_two().clamp(*GUESS_LENS.start(), *GUESS_LENS.end());
         }
         context.decode(&scratch.bytes, address).ok_or_else(bad)?;
         scratch.last = Some((address, context, false));
@@ -457,6 +521,12 @@ enum Found {
     Damage { from: u64, upto: u64 },
 }
 
+#[cold]
+fn no_record(segment: &Segment, address: u64) -> Error {
+    let file_offset = address - segment.header.base_address;
+    corrupt(&segment.path, file_offset, "no whole record is where one should be")
+}
+
 fn no_segment() -> Error {
     Error::new(ErrorKind::NotFound, "the log has no segment")
 }
@@ -550,7 +620,30 @@ impl Scan {
     ///
     /// # Errors
     /// As [`next`](Self::next).
+    #[inline]
     pub fn advance(&mut self) -> Result<bool> {
+        if self.step_within() { Ok(true) } else { self.advance_otherwise() }
+    }
+
+    /// Goes to the next record where it is one of this frame, its bytes are there at once, and it is wanted: so it is but
+    /// for a few. Otherwise nothing has happened.
+    fn step_within(&mut self) -> bool {
+        let at = self.at;
+        let bytes = self.source.ready(at, self.frame_end);
+        let Some((record, _)) = self.segment.context().decode(bytes, self.segment.address(at)) else {
+            return false;
+        };
+        if record.position != self.position || record.position < self.from {
+            return false;
+        }
+        let len = record_len(record.body.len());
+        self.at += len as u64;
+        self.position += 1;
+        self.current = (at, len);
+        true
+    }
+
+    fn advance_otherwise(&mut self) -> Result<bool> {
         loop {
             match self.step() {
                 Err(e) if is_corrupt(&e) && self.position <= self.from && self.pass_damage(self.from)? => {}
@@ -603,6 +696,7 @@ impl Scan {
     }
 
     /// The record that [`advance`](Self::advance) came to, which has checked it.
+    #[inline]
     #[must_use]
     pub fn record(&self) -> Record<'_> {
         let (at, len) = self.current;
@@ -813,6 +907,69 @@ mod tests {
                 end = next;
             }
             assert_eq!(back, (0..position).rev().collect::<Vec<_>>(), "from {position}");
+        }
+    }
+
+    #[test]
+    fn one_scratch_reads_records_of_all_sizes_in_any_order_while_segments_end() {
+        let env = Env::in_memory();
+        let dir = std::path::Path::new("/p");
+        env.disk.create_dir(dir).expect("made");
+        let options = LogOptions { segment_bytes_max: 256 * 1024, ..LogOptions::default() };
+        let (log, _) = Log::open(&env, dir, options).expect("opened");
+        let mut scratch = Scratch::default();
+        let body = |n: usize| vec![n as u8; [9, 300, 5000, 100_000, 0][n % 5]];
+        let mut places = Vec::new();
+        for n in 0..60 {
+            let len = record_len(body(n).len());
+            let (staged, address) =
+                log.stage(1, len, |f| f.record(|buf| buf.extend_from_slice(&body(n)))).expect("staged");
+            places.push((n, address));
+            // Not every batch is written before it is looked at.
+            if n % 3 > 0 {
+                log.commit(staged.end_position, Durability::Synced).wait().expect("durable");
+            }
+            for (n, address) in places.iter().rev().step_by(7).chain(&places) {
+                let record = log.record_at(*address, &mut scratch).expect("whole");
+                assert_eq!((record.position, record.body), (*n as u64, body(*n).as_slice()));
+                let record = scratch.record().expect("read above");
+                assert_eq!((record.position, record.body), (*n as u64, body(*n).as_slice()));
+                let between = log.record_at(*address + 8, &mut scratch).map(|r| r.position);
+                assert!(between.is_err_and(|e| is_corrupt(&e)), "no record begins there");
+                assert_eq!(scratch.record(), None);
+            }
+        }
+        assert!(log.segments().len() > 3);
+    }
+
+    #[test]
+    fn one_scratch_reads_two_logs_that_have_records_at_the_same_addresses() {
+        let env = Env::in_memory();
+        let logs = ["/a", "/b"].map(|dir| {
+            let dir = std::path::Path::new(dir);
+            env.disk.create_dir(dir).expect("made");
+            let options = LogOptions { segment_bytes_max: 64 * 1024, ..LogOptions::default() };
+            Log::open(&env, dir, options).expect("opened").0
+        });
+        let mut scratch = Scratch::default();
+        // Each log has a sealed segment in the end, and is ahead of the other in turn.
+        for n in 0..40u8 {
+            let log = usize::from(n / 3 % 2);
+            let body = [[n; 4000], [n + 100; 4000]];
+            let mut addresses = [None, None];
+            for log in [log, 1 - log] {
+                let append =
+                    |f: &mut crate::FrameWriter<'_>| f.record(|buf| buf.extend_from_slice(&body[log]));
+                let (staged, address) = logs[log].stage(1, record_len(4000), append).expect("staged");
+                addresses[log] = Some(address);
+                for (log, address) in addresses.iter().enumerate().filter_map(|(l, a)| Some((l, (*a)?))) {
+                    let record = logs[log].record_at(address, &mut scratch).expect("whole");
+                    assert_eq!((record.position, record.body), (u64::from(n), body[log].as_slice()));
+                    let first = logs[log].record_at(FRAMES_START + FRAME_HEADER_LEN as u64, &mut scratch);
+                    assert_eq!(first.expect("whole").body[0], [0, 100][log]);
+                }
+                logs[log].commit(staged.end_position, Durability::Synced).wait().expect("durable");
+            }
         }
     }
 }

@@ -384,16 +384,23 @@ enum Pairs<'a> {
 
 impl<'a> MetadataView<'a> {
     /// Reads pairs packed by [`MetadataView::pack`]; `None` where the bytes are no such list.
+    #[inline]
     #[must_use]
     pub fn packed(bytes: &'a [u8]) -> Option<Self> {
+        (bytes.is_empty() || Self::is_packed(bytes)).then_some(MetadataView(Pairs::Packed(bytes)))
+    }
+
+    fn is_packed(bytes: &[u8]) -> bool {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let (name, after) = take_packed(rest)?;
-            let (_, after) = take_packed(after)?;
-            std::str::from_utf8(name).ok()?;
+            let Some((name, after)) = take_packed(rest) else { return false };
+            let Some((_, after)) = take_packed(after) else { return false };
+            if std::str::from_utf8(name).is_err() {
+                return false;
+            }
             rest = after;
         }
-        Some(MetadataView(Pairs::Packed(bytes)))
+        true
     }
 
     /// Appends one pair to a packed list: each of name and value is a LEB128 length and its bytes.
@@ -522,15 +529,21 @@ enum Names<'a> {
 
 impl<'a> TagsView<'a> {
     /// Reads tags packed by [`TagsView::pack`]; `None` where the bytes are no such list.
+    #[inline]
     #[must_use]
     pub fn packed(bytes: &'a [u8]) -> Option<Self> {
+        (bytes.is_empty() || Self::is_packed(bytes)).then_some(TagsView(Names::Packed(bytes)))
+    }
+
+    fn is_packed(bytes: &[u8]) -> bool {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let (tag, after) = take_packed(rest)?;
-            std::str::from_utf8(tag).ok()?;
-            rest = after;
+            match take_packed(rest) {
+                Some((tag, after)) if std::str::from_utf8(tag).is_ok() => rest = after,
+                _ => return false,
+            }
         }
-        Some(TagsView(Names::Packed(bytes)))
+        true
     }
 
     /// Appends one tag to a packed list: a LEB128 length and its bytes.

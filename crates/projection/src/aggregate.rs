@@ -13,7 +13,7 @@ use annals_model::{
     Appended, Error, ErrorKind, EventId, EventView, Events, Place, Position, Result, Revision,
 };
 
-use crate::event::{Decoded, Event, decode};
+use crate::event::{Event, decode_into};
 
 /// State that is made of events, and what may happen to it.
 ///
@@ -172,29 +172,40 @@ impl<E: std::error::Error + 'static> std::error::Error for ExecuteError<E> {
 ///
 /// # Errors
 /// `Unreadable` where the event cannot be read, or is of a type that the aggregate neither knows nor ignores.
+#[inline]
 pub fn fold_event<A: Aggregate>(state: &mut A, view: &EventView<'_>) -> Result<bool> {
-    match decode::<A::Event>(view)? {
-        Decoded::Known(event) => {
-            state.apply(&event);
+    let mut event = None;
+    decode_into::<A::Event>(&mut event, view)?;
+    match &event {
+        Some(event) => {
+            state.apply(event);
             Ok(true)
         }
-        Decoded::Unknown if A::Event::IGNORED.accepts(view.event_type) => Ok(false),
-        Decoded::Unknown => Err(Error::new(
-            ErrorKind::Unreadable {
-                place: view.place(),
-                event_type: view.event_type.to_owned(),
-                schema_version: view.schema_version,
-            },
-            format!(
-                "the event at {} is a {}, which the events of `{}` do not know: a fold without it would be wrong; if it \
-                 says nothing to them, they say so by #[event(ignore(\"{}\"))]",
-                view.place(),
-                view.event_type,
-                A::Event::CATEGORY,
-                view.event_type
-            ),
-        )),
+        None => pass_over::<A::Event>(*view),
     }
+}
+
+/// Passes an unknown event over, where that is said to be right.
+#[inline(never)]
+fn pass_over<E: Event>(view: EventView<'_>) -> Result<bool> {
+    if E::IGNORED.accepts(view.event_type) {
+        return Ok(false);
+    }
+    Err(Error::new(
+        ErrorKind::Unreadable {
+            place: view.place(),
+            event_type: view.event_type.to_owned(),
+            schema_version: view.schema_version,
+        },
+        format!(
+            "the event at {} is a {}, which the events of `{}` do not know: a fold without it would be wrong; if it \
+             says nothing to them, they say so by #[event(ignore(\"{}\"))]",
+            view.place(),
+            view.event_type,
+            E::CATEGORY,
+            view.event_type
+        ),
+    ))
 }
 
 /// The fold of one stream, of which each event is the next.

@@ -9,6 +9,8 @@
 use serde::Serialize;
 use serde::de::DeserializeSeed;
 
+use crate::unpack::Unpack;
+
 /// What a codec says against some bytes or a value.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -70,11 +72,22 @@ impl Codec for Json {
     }
 
     fn decode<'de, S: DeserializeSeed<'de>>(seed: S, bytes: &'de [u8]) -> Result<S::Value, CodecError> {
-        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-        let value = seed.deserialize(&mut deserializer)?;
-        deserializer.end()?;
-        Ok(value)
+        // In text, names and strings need no check of their own. What is no text may still be read: unknown fields, which
+        // hold anything, are passed over.
+        match std::str::from_utf8(bytes) {
+            Ok(text) => from_json(seed, serde_json::Deserializer::from_str(text)),
+            Err(_) => from_json(seed, serde_json::Deserializer::from_slice(bytes)),
+        }
     }
+}
+
+fn from_json<'de, S: DeserializeSeed<'de>, R: serde_json::de::Read<'de>>(
+    seed: S,
+    mut deserializer: serde_json::Deserializer<R>,
+) -> Result<S::Value, CodecError> {
+    let value = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
 }
 
 /// Bincode 2 in its standard configuration: small and fast, but it has no names, so that a field added, removed or moved
@@ -83,27 +96,22 @@ impl Codec for Json {
 #[derive(Clone, Copy, Debug)]
 pub struct Bincode;
 
-/// A value of more bytes is refused before it is allocated.
-const BINCODE_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<BINCODE_BYTES_MAX>()
-}
-
 impl Codec for Bincode {
     const CONTENT_TYPE: &'static str = "application/x-bincode";
 
     fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        bincode::serde::encode_into_std_write(value, out, config())?;
+        bincode::serde::encode_into_std_write(value, out, bincode::config::standard())?;
         Ok(())
     }
 
+    #[inline]
     fn decode<'de, S: DeserializeSeed<'de>>(seed: S, bytes: &'de [u8]) -> Result<S::Value, CodecError> {
-        let (value, read) = bincode::serde::seed_decode_from_slice(seed, bytes, config())?;
-        if read < bytes.len() {
-            return Err(format!("{} bytes behind the value", bytes.len() - read).into());
+        let mut unpack = Unpack::new(bytes)?;
+        let value = seed.deserialize(&mut unpack)?;
+        match unpack.left() {
+            0 => Ok(value),
+            left => Err(format!("{left} bytes behind the value").into()),
         }
-        Ok(value)
     }
 }
 
@@ -150,5 +158,19 @@ mod tests {
         assert!(Bincode::decode(PhantomData::<Vec<u8>>, &claims).is_err());
         assert!(Bincode::decode(PhantomData::<String>, &claims).is_err());
         assert!(Bincode::decode(PhantomData::<Vec<String>>, &claims).is_err());
+    }
+
+    #[test]
+    fn json_that_is_no_text_is_refused_where_it_is_read_and_only_there() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Read {
+            known: String,
+        }
+        let decode = |bytes: &'static [u8]| Json::decode(PhantomData::<Read>, bytes);
+        let read =
+            decode(b"{\"unknown\":\"\xff\",\"known\":\"\xc3\x84\"}").expect("the unknown is passed over");
+        assert_eq!(read, Read { known: "Ä".to_owned() });
+        assert!(decode(b"{\"known\":\"\xff\"}").is_err());
+        assert!(decode(b"{\"known\":\"\"}\xff").is_err());
     }
 }

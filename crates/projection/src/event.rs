@@ -241,62 +241,104 @@ impl<E> Decoded<E> {
 /// # Errors
 /// [`Unreadable`](ErrorKind::Unreadable) where the type is known and its data, or its version, cannot be read.
 pub fn decode<E: Event>(view: &EventView<'_>) -> Result<Decoded<E>> {
-    let unreadable = |why: CodecError| {
-        Error::with_source(
-            ErrorKind::Unreadable {
-                place: view.place(),
-                event_type: view.event_type.to_owned(),
-                schema_version: view.schema_version,
-            },
-            format!(
-                "the event at {} is a {} of version {} that cannot be read",
-                view.place(),
-                view.event_type,
-                view.schema_version
-            ),
-            why,
-        )
-    };
+    let mut event = None;
+    decode_into(&mut event, view)?;
+    Ok(event.map_or(Decoded::Unknown, Decoded::Known))
+}
+
+/// The same to where the event is wanted; nothing where its type is unknown.
+///
+/// An event that comes back from function to function is copied by each of them, which costs more than reading its
+/// numbers. So it is put in place by the innermost, and what hardly ever happens is not in the way.
+#[inline]
+pub(crate) fn decode_into<E: Event>(into: &mut Option<E>, view: &EventView<'_>) -> Result<()> {
+    if let Some(known) = E::TYPES.iter().find(|t| t.name == view.event_type)
+        && known.schema_version == view.schema_version
+        && view.content_type == E::Codec::CONTENT_TYPE
+    {
+        let seed = FieldsSeed { variant: known.variant, into };
+        return match E::Codec::decode(seed, view.data.unwrap_or_default()) {
+            Ok(()) => Ok(()),
+            Err(why) => Err(unreadable(*view, why)),
+        };
+    }
+    decode_otherwise(into, *view)
+}
+
+/// Reads an event that another version or another codec wrote, or of an unknown type.
+#[inline(never)]
+fn decode_otherwise<E: Event>(into: &mut Option<E>, view: EventView<'_>) -> Result<()> {
     let known = E::TYPES.iter().find(|t| t.name == view.event_type);
     let data = view.data.unwrap_or_default();
-    if let Some(known) = known
-        && known.schema_version == view.schema_version
-    {
-        return decode_as(known.variant, view.content_type, data).map(Decoded::Known).map_err(unreadable);
-    }
-    let upcasts = E::upcasts();
-    match upcasts.run(view.event_type, view.schema_version, view.content_type, data).map_err(unreadable)? {
+    let decoded = match known {
+        Some(known) if known.schema_version == view.schema_version => {
+            decode_as(into, known.variant, view.content_type, data)
+        }
+        _ => upcast_into(into, known, &view, data),
+    };
+    decoded.map_err(|why| unreadable(view, why))
+}
+
+/// Reads an event whose type or version is not one of today's, by way of upcasts.
+fn upcast_into<E: Event>(
+    into: &mut Option<E>,
+    known: Option<&EventType>,
+    view: &EventView<'_>,
+    data: &[u8],
+) -> Result<(), CodecError> {
+    match E::upcasts().run(view.event_type, view.schema_version, view.content_type, data)? {
         Some(current) => {
             let today = E::TYPES
                 .iter()
                 .find(|t| (t.name, t.schema_version) == (current.event_type, current.schema_version));
             let Some(today) = today else {
                 let (name, version) = (current.event_type, current.schema_version);
-                let why =
-                    format!("the upcasts end at version {version} of {name}, which is no type of today");
-                return Err(unreadable(why.into()));
+                return Err(format!(
+                    "the upcasts end at version {version} of {name}, which is no type of today"
+                )
+                .into());
             };
-            decode_as(today.variant, current.content_type, &current.data)
-                .map(Decoded::Known)
-                .map_err(unreadable)
+            decode_as(into, today.variant, current.content_type, &current.data)
         }
         None => match known {
-            None => Ok(Decoded::Unknown),
+            None => Ok(()),
             Some(known) => {
                 let today = known.schema_version;
-                let why = if view.schema_version > today {
-                    format!("a later program wrote it: this one knows version {today}")
+                Err(if view.schema_version > today {
+                    format!("a later program wrote it: this one knows version {today}").into()
                 } else {
-                    format!("no upcast leads from it to version {today}")
-                };
-                Err(unreadable(why.into()))
+                    format!("no upcast leads from it to version {today}").into()
+                })
             }
         },
     }
 }
 
-fn decode_as<E: Event>(variant: u32, content_type: &str, data: &[u8]) -> Result<E, CodecError> {
-    let seed = FieldsSeed { variant, event: PhantomData };
+#[cold]
+fn unreadable(view: EventView<'_>, why: CodecError) -> Error {
+    Error::with_source(
+        ErrorKind::Unreadable {
+            place: view.place(),
+            event_type: view.event_type.to_owned(),
+            schema_version: view.schema_version,
+        },
+        format!(
+            "the event at {} is a {} of version {} that cannot be read",
+            view.place(),
+            view.event_type,
+            view.schema_version
+        ),
+        why,
+    )
+}
+
+fn decode_as<E: Event>(
+    into: &mut Option<E>,
+    variant: u32,
+    content_type: &str,
+    data: &[u8],
+) -> Result<(), CodecError> {
+    let seed = FieldsSeed { variant, into };
     if content_type == E::Codec::CONTENT_TYPE {
         E::Codec::decode(seed, data)
     } else if content_type == Json::CONTENT_TYPE {

@@ -21,6 +21,7 @@ mod shape;
 mod snapshot;
 mod travel;
 mod typed;
+mod unpack;
 mod upcast;
 mod variant;
 

@@ -9,7 +9,6 @@
 //! Elsewhere: which number an event type has ([`Event`]), bytes (`codec`).
 
 use std::fmt;
-use std::marker::PhantomData;
 
 use serde::de::value::U32Deserializer;
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, VariantAccess, Visitor};
@@ -192,17 +191,19 @@ impl<T: SerializeStruct> SerializeStructVariant for StructFields<T> {
     }
 }
 
-/// Deserializes the fields of this variant of `E`.
-pub(crate) struct FieldsSeed<E> {
+/// Deserializes the fields of this variant of `E`, and puts it in place.
+pub(crate) struct FieldsSeed<'e, E> {
     pub(crate) variant: u32,
-    pub(crate) event: PhantomData<E>,
+    pub(crate) into: &'e mut Option<E>,
 }
 
-impl<'de, E: Event> DeserializeSeed<'de> for FieldsSeed<E> {
-    type Value = E;
+impl<'de, E: Event> DeserializeSeed<'de> for FieldsSeed<'_, E> {
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<E, D::Error> {
-        E::deserialize(VariantOf { variant: self.variant, fields: deserializer })
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        *self.into = Some(E::deserialize(VariantOf { variant: self.variant, fields: deserializer })?);
+        Ok(())
     }
 }
 
@@ -214,6 +215,7 @@ struct VariantOf<D> {
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for VariantOf<D> {
     type Error = D::Error;
 
+    #[inline]
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -237,6 +239,7 @@ impl<'de, D: Deserializer<'de>> EnumAccess<'de> for VariantOf<D> {
     type Error = D::Error;
     type Variant = FieldsIn<D>;
 
+    #[inline]
     fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self::Variant), D::Error> {
         let variant: U32Deserializer<D::Error> = self.variant.into_deserializer();
         Ok((seed.deserialize(variant)?, FieldsIn(self.fields)))
@@ -270,14 +273,17 @@ impl<'de, D: Deserializer<'de>> VariantAccess<'de> for FieldsIn<D> {
         self.0.deserialize_struct("", &[], Nothing)
     }
 
+    #[inline]
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, D::Error> {
         seed.deserialize(self.0)
     }
 
+    #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, D::Error> {
         self.0.deserialize_tuple(len, visitor)
     }
 
+    #[inline]
     fn struct_variant<V: Visitor<'de>>(
         self,
         fields: &'static [&'static str],

@@ -103,6 +103,13 @@ pub(crate) fn encode(
 
 /// Reads the event in a record; `None` where the body is no event that this code can read.
 pub(crate) fn decode<'a>(record: &Record<'a>, partition: PartitionId) -> Option<EventView<'a>> {
+    decode_here(record, partition)
+}
+
+/// The same for where every event of a read goes through: the view is made where it is wanted, since copying one costs as
+/// much as reading it.
+#[inline(always)]
+pub(crate) fn decode_here<'a>(record: &Record<'a>, partition: PartitionId) -> Option<EventView<'a>> {
     let mut body = Body(record.body);
     let id = EventId::from_bytes(body.take(ID_LEN)?.try_into().ok()?);
     let flags = *body.take(1)?.first()?;
@@ -111,8 +118,11 @@ pub(crate) fn decode<'a>(record: &Record<'a>, partition: PartitionId) -> Option<
     }
     let has = |bit: u8| flags & bit != 0;
     let revision = body.varint()?;
-    let stream = body.text()?;
-    let event_type = body.text()?;
+    let names = body;
+    let stream = body.bytes()?;
+    let stream_end = names.before(body).len();
+    let event_type = body.bytes()?;
+    let (stream, event_type) = two_texts(names.before(body), (stream, stream_end), event_type)?;
     let event_time = match has(HAS_EVENT_TIME) {
         true => Some(Timestamp::from_micros(i64::from_le_bytes(body.take(8)?.try_into().ok()?))),
         false => None,
@@ -121,7 +131,7 @@ pub(crate) fn decode<'a>(record: &Record<'a>, partition: PartitionId) -> Option<
         true => u32::try_from(body.varint()?).ok()?,
         false => 1,
     };
-    let content_type = if has(HAS_CONTENT_TYPE) { body.text()? } else { JSON };
+    let content_type = if has(HAS_CONTENT_TYPE) { content_type(body.bytes()?)? } else { JSON };
     let key = if has(HAS_KEY) { Some(body.bytes()?) } else { None };
     let tags = TagsView::packed(if has(HAS_TAGS) { body.bytes()? } else { &[] })?;
     let metadata = MetadataView::packed(if has(HAS_METADATA) { body.bytes()? } else { &[] })?;
@@ -145,6 +155,16 @@ pub(crate) fn decode<'a>(record: &Record<'a>, partition: PartitionId) -> Option<
         metadata,
         tags,
     })
+}
+
+/// The stream and the revision of the event in a record, the stream's name as bytes: what a read of one stream looks at
+/// before it decodes the event.
+#[inline]
+pub(crate) fn stream_of<'a>(record: &Record<'a>) -> Option<(&'a [u8], Revision)> {
+    let mut body = Body(record.body);
+    body.take(ID_LEN + 1)?;
+    let revision = body.varint()?;
+    Some((body.bytes()?, revision))
 }
 
 /// Whether a new event says the same as a stored one: what an idempotent repeat has to agree in. That is stream, type,
@@ -191,9 +211,11 @@ fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// What is left of a body.
+#[derive(Clone, Copy)]
 struct Body<'a>(&'a [u8]);
 
 impl<'a> Body<'a> {
+    #[inline]
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) =
             if guard::on(Guard::EventBounds) { self.0.split_at_checked(len)? } else { self.0.split_at(len) };
@@ -201,7 +223,18 @@ impl<'a> Body<'a> {
         Some(taken)
     }
 
+    #[inline]
     fn varint(&mut self) -> Option<u64> {
+        match self.0.split_first() {
+            Some((&byte, rest)) if byte < 0x80 => {
+                self.0 = rest;
+                Some(u64::from(byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Option<u64> {
         let mut value = 0u64;
         for (i, &byte) in self.0.iter().enumerate().take(10) {
             let bits = u64::from(byte & 0x7f);
@@ -218,13 +251,41 @@ impl<'a> Body<'a> {
         None
     }
 
+    #[inline]
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = usize::try_from(self.varint()?).ok()?;
         self.take(len)
     }
 
-    fn text(&mut self) -> Option<&'a str> {
-        std::str::from_utf8(self.bytes()?).ok()
+    /// The bytes of this in front of `rest`, which is what is left of it.
+    #[inline]
+    fn before(self, rest: Body<'a>) -> &'a [u8] {
+        &self.0[..self.0.len() - rest.0.len()]
+    }
+}
+
+/// The first and the second of two texts that are all of `both`, each behind its length; the first ends where is said.
+#[inline]
+fn two_texts<'a>(
+    both: &'a [u8],
+    (first, first_end): (&'a [u8], usize),
+    second: &'a [u8],
+) -> Option<(&'a str, &'a str)> {
+    // A length of one byte is ASCII, so that one check does for both texts. Where it says no, a longer length may be why.
+    match std::str::from_utf8(both) {
+        Ok(text) => {
+            Some((text.get(first_end - first.len()..first_end)?, text.get(both.len() - second.len()..)?))
+        }
+        Err(_) => Some((std::str::from_utf8(first).ok()?, std::str::from_utf8(second).ok()?)),
+    }
+}
+
+/// A content type. One that is usual where many events are read is known by its bytes; others have to be text.
+#[inline(always)]
+fn content_type(bytes: &[u8]) -> Option<&str> {
+    match bytes {
+        b"application/x-bincode" => Some("application/x-bincode"),
+        _ => std::str::from_utf8(bytes).ok(),
     }
 }
 
@@ -266,12 +327,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_event_comes_back_as_it_was(event in events(), stream in ".{1,30}", revision in any::<u64>()) {
+        fn an_event_comes_back_as_it_was(
+            event in events(),
+            stream in prop_oneof![".{1,30}", "[a-z]{120,140}", "[a-zä]{120,140}"],
+            revision in any::<u64>(),
+        ) {
             let id = EventId::from_bytes([5; 16]);
             let mut body = Vec::new();
             encode(&event, &id, &stream, revision, &mut body);
             prop_assert_eq!(body.len(), encoded_len(&event, &stream, revision));
             let record = record(&body);
+            prop_assert_eq!(stream_of(&record), Some((stream.as_bytes(), revision)));
             let view = decode(&record, 3).expect("it was encoded above");
             prop_assert!(says_the_same(&event, &stream, &view));
             prop_assert_eq!((view.id, view.revision, view.partition, view.position), (id, revision, 3, 7));
@@ -307,5 +373,26 @@ mod tests {
             }
             prop_assert!(!says_the_same(&other, "s", &view));
         }
+    }
+
+    #[test]
+    fn a_text_does_not_become_one_by_the_length_behind_it() {
+        let body = |stream: &[u8], type_len: usize| {
+            let mut body = [5; ID_LEN].to_vec();
+            body.extend([0, 0]);
+            put_bytes(stream, &mut body);
+            put_bytes(&vec![b't'; type_len], &mut body);
+            body
+        };
+        // Behind the stream, the length 132 begins with a byte that would end the letter Ä.
+        let torn = body(b"a\xc3", 132);
+        assert!(std::str::from_utf8(&torn[ID_LEN + 2..]).is_ok(), "the bytes as a whole are text");
+        assert_eq!(decode(&record(&torn), 0), None);
+        let whole = body("aÄ".as_bytes(), 132);
+        let whole = record(&whole);
+        let view = decode(&whole, 0).expect("an event");
+        assert_eq!((view.stream, view.event_type.len()), ("aÄ", 132));
+        assert_eq!(decode(&record(&body(b"a\xc3", 5)), 0), None);
+        assert_eq!(decode(&record(&body(b"\x84", 5)), 0), None);
     }
 }

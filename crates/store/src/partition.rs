@@ -242,14 +242,18 @@ impl Partition {
 
     /// The event in a record.
     pub(crate) fn decode<'a>(&self, record: &Record<'a>) -> Result<EventView<'a>> {
-        codec::decode(record, self.id).ok_or_else(|| {
-            let (path, file_offset) =
-                self.log.file_of(record.address).unwrap_or_else(|_| (self.dir.clone(), record.address));
-            Error::new(
-                ErrorKind::Corrupt { segment: path.display().to_string(), file_offset },
-                format!("the record at position {} is no event that this program can read", record.position),
-            )
-        })
+        codec::decode(record, self.id).ok_or_else(|| self.no_event(record))
+    }
+
+    /// That a record is no event.
+    #[cold]
+    pub(crate) fn no_event(&self, record: &Record<'_>) -> Error {
+        let (path, file_offset) =
+            self.log.file_of(record.address).unwrap_or_else(|_| (self.dir.clone(), record.address));
+        Error::new(
+            ErrorKind::Corrupt { segment: path.display().to_string(), file_offset },
+            format!("the record at position {} is no event that this program can read", record.position),
+        )
     }
 
     /// The newest event that `found` accepts among those where `hash` may stand, from `from` (an address) on.

@@ -17,6 +17,7 @@ use annals_model::{
     Revision, Selection, Timestamp,
 };
 
+use crate::codec;
 use crate::index::{BoxCursor, Cursor, Snapshot, TermKind};
 use crate::partition::{Partition, category_of};
 use crate::query::{all_of, cursor_of, term};
@@ -31,13 +32,24 @@ struct Filter {
     event_times: (Option<Timestamp>, Option<Timestamp>),
     /// Only the positions matter.
     trivial: bool,
+    /// Query and event times do not matter.
+    plain: bool,
 }
 
 impl Filter {
-    fn accepts(&self, event: &EventView<'_>) -> bool {
-        if self.trivial {
-            return true;
+    /// Whether the event in a record is of this read.
+    fn accepts(&self, partition: &Partition, record: &Record<'_>) -> Result<bool> {
+        // Most reads by stream want no more of an event, which is decoded when it is given out.
+        if self.plain
+            && let Selection::Stream(name) = &self.selection
+            && let Some((stream, revision)) = codec::stream_of(record)
+        {
+            return Ok(stream == name.as_bytes() && self.revisions.contains(&revision));
         }
+        Ok(self.accepts_event(&partition.decode(record)?))
+    }
+
+    fn accepts_event(&self, event: &EventView<'_>) -> bool {
         let selected = match &self.selection {
             Selection::All => true,
             Selection::Stream(name) => event.stream == name,
@@ -100,6 +112,7 @@ impl PartitionRead {
             revisions: 0..Revision::MAX,
             event_times: (None, None),
             trivial: false,
+            plain: false,
         };
         let by_stream = matches!(read.selection, Selection::Stream(_));
         let revision = |r: Revision| {
@@ -123,8 +136,8 @@ impl PartitionRead {
             At::Event(time) => filter.event_times.1 = Some(*time),
             other => positions.end = positions.end.min(resolve(partition, other, watermark)?),
         }
-        filter.trivial =
-            read.selection == Selection::All && filter.query.is_all() && filter.event_times == (None, None);
+        filter.plain = filter.query.is_all() && filter.event_times == (None, None);
+        filter.trivial = filter.plain && read.selection == Selection::All;
         let until = positions.end;
         filter.positions = positions;
         let mut this = PartitionRead {
@@ -244,23 +257,28 @@ impl PartitionRead {
     /// Goes to the next event, which [`view`](Self::view) then gives; `false` at the end.
     pub(crate) fn advance(&mut self) -> Result<bool> {
         match self.step() {
-            Err(e)
-                if e.kind() == &ErrorKind::Unavailable && matches!(self.source, Source::Postings { .. }) =>
-            {
-                // The index turned out damaged under way: what is left is scanned.
-                tracing::debug!(error = %e, "a read goes on without the index");
-                let (watermark, _) = self.partition.readable()?;
-                let left = match (self.last, self.direction) {
-                    (None, _) => self.filter.positions.clone(),
-                    (Some(last), Direction::Forward) => last + 1..self.filter.positions.end,
-                    (Some(last), Direction::Backward) => self.filter.positions.start..last,
-                };
-                self.filter.positions = left;
-                self.source = self.scan(watermark)?;
-                self.step()
-            }
-            stepped => stepped,
+            Ok(more) => Ok(more),
+            Err(e) => self.advance_without_index(e),
         }
+    }
+
+    /// The same behind an error.
+    #[cold]
+    fn advance_without_index(&mut self, e: Error) -> Result<bool> {
+        if e.kind() != &ErrorKind::Unavailable || !matches!(self.source, Source::Postings { .. }) {
+            return Err(e);
+        }
+        // The index turned out damaged under way: what is left is scanned.
+        tracing::debug!(error = %e, "a read goes on without the index");
+        let (watermark, _) = self.partition.readable()?;
+        let left = match (self.last, self.direction) {
+            (None, _) => self.filter.positions.clone(),
+            (Some(last), Direction::Forward) => last + 1..self.filter.positions.end,
+            (Some(last), Direction::Backward) => self.filter.positions.start..last,
+        };
+        self.filter.positions = left;
+        self.source = self.scan(watermark)?;
+        self.advance()
     }
 
     /// A scan of the whole of the positions.
@@ -275,6 +293,7 @@ impl PartitionRead {
         Ok(Source::ScanBack { before, until: watermark, addresses: Vec::new(), scratch })
     }
 
+    #[inline(always)]
     fn step(&mut self) -> Result<bool> {
         let PartitionRead { partition, filter, source, direction, last, .. } = self;
         let backward = *direction == Direction::Backward;
@@ -327,14 +346,25 @@ impl PartitionRead {
             if !filter.positions.contains(&record.position) {
                 continue;
             }
-            if filter.trivial || filter.accepts(&partition.decode(&record)?) {
+            if filter.trivial || filter.accepts(partition, &record)? {
                 *last = Some(record.position);
                 return Ok(true);
             }
         }
     }
 
-    /// The record that [`advance`](Self::advance) came to.
+    /// The event that [`advance`](Self::advance) came to.
+    #[inline(always)]
+    pub(crate) fn view(&self) -> Result<EventView<'_>> {
+        let record = self.record()?;
+        match codec::decode_here(&record, self.partition.id) {
+            Some(event) => Ok(event),
+            None => Err(self.partition.no_event(&record)),
+        }
+    }
+
+    /// The record that it is in.
+    #[inline]
     pub(crate) fn record(&self) -> Result<Record<'_>> {
         let record = match &self.source {
             Source::Nothing => None,
@@ -342,11 +372,6 @@ impl PartitionRead {
             Source::ScanBack { scratch, .. } | Source::Postings { scratch, .. } => scratch.record(),
         };
         record.ok_or_else(|| Error::invalid("the read is at its end"))
-    }
-
-    /// The event in it.
-    pub(crate) fn view(&self) -> Result<EventView<'_>> {
-        self.partition.decode(&self.record()?)
     }
 }
 
@@ -438,7 +463,7 @@ impl Reader {
         for (i, part) in self.parts.iter_mut().enumerate() {
             if part.state == PartState::Behind {
                 part.state = match part.read.advance()? {
-                    true => PartState::Ready(part.read.view()?.recorded_time),
+                    true => PartState::Ready(part.read.record()?.recorded_time),
                     false => PartState::Done,
                 };
             }
@@ -461,7 +486,7 @@ impl Reader {
 impl Events for Reader {
     fn next_view(&mut self) -> Result<Option<EventView<'_>>> {
         match self.advance()? {
-            Some(part) => self.parts[part].read.view().map(Some),
+            Some(part) => Ok(Some(self.parts[part].read.view()?)),
             None => Ok(None),
         }
     }

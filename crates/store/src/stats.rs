@@ -77,7 +77,7 @@ pub(crate) fn of_partition(partition: &std::sync::Arc<Partition>) -> Result<Part
     let index = partition.index().stats();
     let edge = |read: Read| -> Result<Option<Timestamp>> {
         let mut read = PartitionRead::begin(partition, &read, 0..Position::MAX)?;
-        Ok(if read.advance()? { Some(read.view()?.recorded_time) } else { None })
+        Ok(if read.advance()? { Some(read.record()?.recorded_time) } else { None })
     };
     let mut streams = 0;
     let mut births = snapshot.cursor(partition.hasher().hash(TermKind::Births, b""));

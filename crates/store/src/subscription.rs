@@ -93,7 +93,7 @@ impl Subscription {
     /// As [`Events::next_view`].
     pub fn next_ready(&mut self) -> Result<Option<EventView<'_>>> {
         match self.advance()? {
-            Some(i) => self.feeds[i].view().map(Some),
+            Some(i) => Ok(Some(self.feeds[i].view()?)),
             None => Ok(None),
         }
     }
@@ -104,7 +104,7 @@ impl Subscription {
     /// `Closed` when the store is closed meanwhile; otherwise as [`Events::next_view`].
     pub fn next_within(&mut self, timeout: Duration) -> Result<Option<EventView<'_>>> {
         match self.wait_for_next(Some(timeout))? {
-            Some(i) => self.feeds[i].view().map(Some),
+            Some(i) => Ok(Some(self.feeds[i].view()?)),
             None => Ok(None),
         }
     }
@@ -190,7 +190,7 @@ impl Feed {
                 continue;
             };
             if reading.advance()? {
-                let time = reading.view()?.recorded_time;
+                let time = reading.record()?.recorded_time;
                 if not_before.is_some_and(|not_before| time < not_before) {
                     continue;
                 }
@@ -202,6 +202,7 @@ impl Feed {
         }
     }
 
+    #[inline]
     fn view(&self) -> Result<EventView<'_>> {
         let reading = self.reading.as_ref().ok_or_else(|| Error::invalid("the subscription has no event"))?;
         reading.view()
@@ -250,7 +251,7 @@ impl Wake for Bell {
 impl Events for Subscription {
     fn next_view(&mut self) -> Result<Option<EventView<'_>>> {
         match self.wait_for_next(None)? {
-            Some(i) => self.feeds[i].view().map(Some),
+            Some(i) => Ok(Some(self.feeds[i].view()?)),
             None => Ok(None),
         }
     }
