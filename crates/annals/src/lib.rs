@@ -72,6 +72,8 @@ pub use annals_model::{
     GroupOptions, GroupPolicy, HeldKey, Lag, LetterState, Nacked, OnPark, ParkReason, ResetPlan, ResetTo,
     produce, produced_id,
 };
+#[cfg(feature = "rusqlite")]
+pub use annals_projection::projection::{SqliteConsumer, SqliteHandled};
 pub use annals_projection::{
     Aggregate, Bincode, COMMAND_TAG, Change, Codec, CodecError, Decoded, Event, EventType, ExecuteError,
     Executed, Executor, FieldChange, Given, HistoryReport, Ignored, Json, Loaded, Moment, Recorded, Scope,
