@@ -147,9 +147,10 @@ enum Call {
     Answer,
 }
 
-/// Lets the process die at a call to the group, and keeps what the disk was like then.
+/// Lets the process die at a call to the group, and keeps what the disk was like then; or something happen before an answer.
 #[derive(Clone)]
 struct Death {
+    before_answer: Arc<Mutex<dyn FnMut() + Send>>,
     left: Arc<Mutex<u64>>,
     died_at: Arc<Mutex<Option<(Call, SimulatedDisk)>>>,
     disk: SimulatedDisk,
@@ -157,10 +158,14 @@ struct Death {
 
 impl Death {
     fn at(call: u64, disk: &SimulatedDisk) -> Death {
-        Death { left: Arc::new(Mutex::new(call)), died_at: Arc::default(), disk: disk.clone() }
+        let (left, before_answer) = (Arc::new(Mutex::new(call)), Arc::new(Mutex::new(|| {})));
+        Death { before_answer, left, died_at: Arc::default(), disk: disk.clone() }
     }
 
     fn check(&self, call: Call) -> Result<()> {
+        if call == Call::Answer {
+            (self.before_answer.lock().expect("whole"))();
+        }
         let mut left = self.left.lock().expect("whole");
         if *left == 0 {
             let mut died_at = self.died_at.lock().expect("whole");
@@ -589,6 +594,34 @@ fn a_member_that_lost_its_lease_writes_nothing_and_goes_on_with_the_next() {
     assert_eq!(world.rows(), []);
     assert_eq!(run(&mut slow).expect("it ran well").done, 1);
     assert_eq!(world.rows(), [("b".to_owned(), 2)]);
+}
+
+#[test]
+fn an_event_that_is_taken_away_between_its_commit_and_its_ack_keeps_its_rows_and_spoils_nothing() {
+    let world = World::new();
+    let store = world.store();
+    let orders = topic(&store, Durability::Synced, &["a"]);
+    let group = orders.create_group("g", &GroupOptions::default()).expect("made");
+    let mut death = Death::at(u64::MAX, &world.disk);
+    let (clock, mut other) = (Arc::clone(&world.clock), group.join().expect("joined"));
+    let mut given = None;
+    death.before_answer = Arc::new(Mutex::new(move || {
+        if given.is_none() {
+            clock.pass(31_000_000);
+            given = other.next(NOW).expect("delivered").map(|d| d.place().position);
+            assert_eq!(given, Some(0));
+        }
+    }));
+    let mut consumer = join(&world, &orders, &Mortal { group: &group, death });
+    for _ in 0..2 {
+        let handled = consumer.handle(NOW, write).expect("it ran");
+        assert_eq!(handled, SqliteHandled { done: 1, ..SqliteHandled::default() });
+        add(&orders, "b", "Placed");
+    }
+    drop(consumer);
+    let handled = run(&mut join(&world, &orders, &group)).expect("it ran well");
+    assert_eq!((handled.done, handled.passed_over), (1, 1));
+    each_once_and_in_order(&world.rows(), &["a", "b", "b"]);
 }
 
 #[test]
