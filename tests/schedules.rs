@@ -31,6 +31,8 @@
 //! - wakers called under the lock: the waker that lets go of the last handle;
 //! - no look at what was staged since the look-up, staging outside the lock, a conflict answered before what it rests on
 //!   is durable: the racing conditional appends;
+//! - a group that wakes nobody when there are events or when what a member had is given back, a key of two members, and
+//!   a key whose next event is handed out before the one at hand is answered: the members of a group;
 //! - ids and condition looked up in one index that goes on growing: the repeat beside others.
 //!
 //! Two syncs in flight are not there to explore: at most one write and one sync of a log are under way at a time. That
@@ -48,11 +50,11 @@ use std::time::Duration;
 use annals_log::env::{Access, Disk, DiskFile, EntryKind, Env, LockAttempt, Map};
 use annals_log::format::{FRAME_HEADER_LEN, FRAMES_START, record_len};
 use annals_log::simulated::{Call, Fault, SimulatedDisk, Survivors};
-use annals_log::sync::{AtomicBool, AtomicU64, Mutex, Ordering, Thread, spawn};
+use annals_log::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, Thread, spawn};
 use annals_log::{Log, LogOptions, Scratch, Staged, Watermark};
 use annals_model::{
-    AppendCondition, Batch, Durability, ErrorKind, EventId, ExpectedRevision, NewEvent, Position, Query,
-    Read, Result,
+    AppendCondition, Batch, ConsumerGroup, Durability, ErrorKind, EventId, ExpectedRevision, Failure,
+    GroupMember, GroupOptions, GroupPolicy, NewEvent, Position, Query, Read, Result,
 };
 use annals_store::{Store, StoreOptions, TopicOptions};
 use shuttle::future::block_on;
@@ -863,6 +865,76 @@ fn conditional(round: u64) -> Batch<'static> {
     let query = Query::tags([format!("taken:{round}")]);
     let event = NewEvent::new("A").id(EventId::from_name(&format!("{round}")));
     Batch::to("s-1").event(event).condition(AppendCondition::none_match(query))
+}
+
+/// Two members share a topic that grows; one event fails once, and each member leaves when it is told to.
+#[test]
+fn members_of_a_group_handle_everything_once_and_each_key_in_order() {
+    const EVENTS: u64 = 6;
+    explore(13, || {
+        let (store, topic) = open_store(7);
+        let policy = GroupPolicy { backoff_first: Duration::ZERO, ..GroupPolicy::default() };
+        let options = GroupOptions { policy, ..GroupOptions::default() };
+        let group = topic.create_group("group", &options).expect("made");
+        let handled: Arc<(Mutex<Vec<u64>>, Condvar)> = Arc::default();
+        let in_hand: Arc<Mutex<Vec<String>>> = Arc::default();
+        let members: Vec<_> = (0..2)
+            .map(|_| {
+                let (group, handled, in_hand) = (group.clone(), Arc::clone(&handled), Arc::clone(&in_hand));
+                start("member", move || {
+                    let mut member = group.join().expect("joined");
+                    loop {
+                        let delivery = member.next(Duration::from_secs(60)).expect("delivered");
+                        let Some(delivery) = delivery else { continue };
+                        let (place, stream) = (delivery.place(), delivery.event.stream.to_owned());
+                        let (stop, tries) = (delivery.event.event_type == "Stop", delivery.tries);
+                        {
+                            let mut in_hand = in_hand.lock();
+                            assert!(!in_hand.contains(&stream), "two of {stream} are in hand");
+                            in_hand.push(stream.clone());
+                        }
+                        shuttle::thread::yield_now();
+                        in_hand.lock().retain(|other| *other != stream);
+                        if place.position == 2 && tries == 1 {
+                            let failure = Failure::new("Once", "it fails once");
+                            member.nack(place, &failure, None).expect("in hand");
+                            continue;
+                        }
+                        if !stop {
+                            handled.0.lock().push(place.position);
+                            handled.1.notify_all();
+                        }
+                        member.ack(place).expect("in hand");
+                        if stop {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for number in 0..EVENTS {
+            let stream = format!("s-{}", number % 2);
+            drop(topic.append(&Batch::to(stream).event(NewEvent::new("A"))));
+        }
+        {
+            let mut done = handled.0.lock();
+            while done.len() < EVENTS as usize {
+                handled.1.wait(&mut done);
+            }
+        }
+        for stop in ["stop-1", "stop-2"] {
+            drop(topic.append(&Batch::to(stop).event(NewEvent::new("Stop"))));
+        }
+        members.into_iter().for_each(Thread::join);
+        let handled = handled.0.lock().clone();
+        let of_key = |key: u64| handled.iter().copied().filter(move |p| p % 2 == key);
+        for key in 0..2 {
+            assert!(of_key(key).eq((0..EVENTS).filter(|p| p % 2 == key)), "{handled:?}");
+        }
+        let info = group.info().expect("there");
+        assert_eq!((info.in_flight, info.members, info.counts.failed), (0, 0, 1));
+        store.close().expect("closed");
+    });
 }
 
 /// The ids of the events in the store after a power cut.

@@ -70,3 +70,43 @@ fn a_parked_event_holds_its_key_and_no_other_until_it_is_redriven() {
     let e = member.ack(at(3)).unwrap_err();
     assert_eq!(e.kind(), &ErrorKind::LeaseExpired);
 }
+
+#[test]
+fn a_long_journal_is_folded_from_its_last_image() {
+    let dir = tempfile::tempdir().expect("made");
+    let store = Store::open(dir.path()).expect("opened");
+    let options = TopicOptions { durability: annals_model::Durability::Buffered, ..TopicOptions::default() };
+    let topic = store.create_topic("orders", options).expect("made");
+    for number in 0..1_500 {
+        let batch = Batch::to(format!("s-{number}")).event(NewEvent::new("E"));
+        drop(topic.append(&batch));
+    }
+    topic.sync().expect("synced");
+    let policy = GroupPolicy { not_retried: vec!["Ba*".into()], ..GroupPolicy::default() };
+    let group = topic.create_group("g", &GroupOptions { policy, ..GroupOptions::default() }).expect("made");
+    let mut member = group.join().expect("joined");
+    for position in 0..1_500 {
+        assert_eq!(next(&mut member), Some(position));
+        let failure = Failure::new("Bad", "x".repeat(200));
+        assert_eq!(
+            member.nack(at(position), &failure, None).expect("in hand"),
+            annals_model::Nacked::Parked,
+            "its failure is not retried"
+        );
+    }
+    group
+        .redrive(at(7), Some("y".repeat(3_000_000).as_bytes()))
+        .expect("larger than a segment of the journal");
+    let (info, letters) = (group.info().expect("there"), group.dead_letters().expect("there"));
+    assert_eq!((info.dead_letters, info.committed.position(0)), (1_500, Some(1_500)));
+    drop((member, group, topic));
+    store.close().expect("closed");
+    let store = Store::open(dir.path()).expect("opened");
+    let journal = store.internal_topics().remove(0);
+    let images = annals_model::Read::all().matching(annals_model::Query::types(["ImageClosed"]));
+    assert!(journal.read(&images).expect("read").count() > 0, "there was enough for an image");
+    let group = store.topic("orders").expect("there").group("g").expect("there");
+    assert_eq!(group.dead_letters().expect("there"), letters);
+    let again = group.info().expect("there");
+    assert_eq!(annals_model::GroupInfo { members: 1, ..again }, info);
+}

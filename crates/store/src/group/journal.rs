@@ -320,7 +320,7 @@ impl Journal {
     pub(super) fn load(topic: Topic) -> Result<(Journal, Option<State>)> {
         loop {
             // Beside a live owner an image may be closed while the fold begins from the one before.
-            if let Some((state, changed_bytes, image_bytes)) = fold(&topic)? {
+            if let Some((state, changed_bytes, image_bytes)) = fold(&topic, true)? {
                 return Ok((Journal { topic, changed_bytes, image_bytes }, state));
             }
         }
@@ -376,8 +376,8 @@ fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
 
 type Folded = (Option<State>, u64, u64);
 
-/// The fold; `None` where meanwhile there is a later image.
-fn fold(topic: &Topic) -> Result<Option<Folded>> {
+/// The fold, from the last image where they are to be used; `None` where meanwhile there is a later image.
+fn fold(topic: &Topic, images: bool) -> Result<Option<Folded>> {
     let unreadable = |view: &annals_model::EventView<'_>, why: serde_json::Error| {
         let kind = ErrorKind::Unreadable {
             place: view.place(),
@@ -389,7 +389,7 @@ fn fold(topic: &Topic) -> Result<Option<Folded>> {
     };
     let mut image: Option<Image> = None;
     let last = Read::stream(STREAM).matching(Query::types([IMAGE_CLOSED])).backward().limit(1);
-    if let Some(event) = topic.read(&last)?.next() {
+    if images && let Some(event) = topic.read(&last)?.next() {
         let event = event?;
         let data = event.data.as_deref().unwrap_or_default();
         image = Some(serde_json::from_slice(data).map_err(|e| unreadable(&event.view(), e))?);
@@ -412,13 +412,19 @@ fn fold(topic: &Topic) -> Result<Option<Folded>> {
                 parts += 1;
                 image_bytes += data.len() as u64;
             }
+            (IMAGE_CLOSED, Some(of)) if !closed && parts < of.parts => {
+                // A repair has lost some of it. The journal still says everything.
+                tracing::warn!(topic = topic.name(), "an image of a consumer group is not whole");
+                return fold(topic, false);
+            }
             (IMAGE_CLOSED, Some(_)) if !closed => {
                 state = drafted.take();
                 closed = true;
             }
             // Of an image that was never closed.
             (IMAGE_PART, _) => {}
-            (IMAGE_CLOSED, _) => return Ok(None),
+            (IMAGE_CLOSED, _) if images => return Ok(None),
+            (IMAGE_CLOSED, _) => {}
             _ => {
                 changed_bytes += data.len() as u64 + 64;
                 let change: Change = serde_json::from_slice(data).map_err(|e| unreadable(&view, e))?;
