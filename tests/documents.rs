@@ -1,9 +1,13 @@
 //! Goal: what the documents point at is there.
 //!
 //! Method: every link of every document is followed, to the file and to the heading in it, and every path in backquotes
-//! that names a file of this repository is looked for.
+//! that names a file of this repository is looked for. Tables of names are compared with the code.
 
 use std::path::{Path, PathBuf};
+
+use annals_model::{
+    DeadLetter, Failure, LetterState, ParkReason, RecordPlace, Timestamp, dead_letter_metadata,
+};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a folder of the repository").to_path_buf()
@@ -89,5 +93,52 @@ fn every_decision_is_listed_and_says_the_same_things() {
             assert!(text.contains(heading), "{name} has no heading {heading}");
         }
         assert!(text.contains("\nStatus: "), "{name} has no status");
+    }
+}
+
+#[test]
+fn the_table_of_dead_letter_metadata_is_that_of_the_code_in_its_order() {
+    let letter = DeadLetter {
+        place: RecordPlace { partition: 1, position: 2 },
+        stream: String::new(),
+        event_type: String::new(),
+        key: Vec::new(),
+        reason: ParkReason::Rejected,
+        failure: Failure { chain: vec!["one".to_owned(), "two".to_owned()], ..Failure::default() },
+        tries: 3,
+        first_time: Timestamp::EPOCH,
+        last_time: Timestamp::EPOCH,
+        redrives: 4,
+        state: LetterState::Parked,
+        edited: None,
+        held: 5,
+    };
+    let mut names: Vec<&str> =
+        dead_letter_metadata(&letter, "t", "g").into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names.iter().filter(|n| **n == "dlq.cause").count(), 2);
+    names.dedup();
+    let text = std::fs::read_to_string(root().join("docs/groups.md")).expect("read");
+    let rows: Vec<&str> = text
+        .lines()
+        .skip_while(|l| !l.starts_with("| name | value |"))
+        .skip(2)
+        .take_while(|l| l.starts_with('|'))
+        .collect();
+    let cell =
+        |row: &&str, n: usize| row.split('|').nth(n).unwrap_or_default().trim().trim_matches('`').to_owned();
+    assert_eq!(rows.iter().map(|row| cell(row, 1)).collect::<Vec<_>>(), names);
+    // KIP-1191's fields come first, in its order.
+    let kip: Vec<String> = rows.iter().map(|row| cell(row, 3)).filter(|c| !c.is_empty()).collect();
+    let fields = ["topic", "partition", "offset", "group", "delivery.count", "message"];
+    assert_eq!(kip, fields.map(|field| format!("__dlq.errors.{field}")));
+    assert!(rows.iter().take(fields.len()).all(|row| !cell(row, 3).is_empty()));
+    for reason in [
+        ParkReason::TriesExhausted,
+        ParkReason::NotRetried,
+        ParkReason::Rejected,
+        ParkReason::Interrupted,
+        ParkReason::LeaseExpired,
+    ] {
+        assert!(text.contains(&format!("`{}`", reason.name())), "{reason:?}");
     }
 }

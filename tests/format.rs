@@ -5,7 +5,7 @@
 //! read *by the tables alone*, with a CRC written here from the page's words, and compared with what was appended. The
 //! worked example is generated from the same bytes and compared with the page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
@@ -18,10 +18,15 @@ use annals_log::format::{
 };
 use annals_log::manifest::{MANIFEST_ENTRY_LEN, MANIFEST_MAGIC, MANIFEST_NAME, Manifest};
 use annals_log::mark::{MARK_NAME, MARK_SLOT_DISTANCE, MARK_SLOT_LEN};
+use annals_log::simulated::SimulatedDisk;
 use annals_log::{SPARSE_DISTANCE, SPARSE_ENTRY_LEN};
-use annals_model::{Batch, Durability, EventId, NewEvent, Timestamp, limits};
+use annals_model::{
+    At, Batch, ConsumerGroup, Durability, EventId, Failure, GroupMember, GroupOptions, GroupPolicy, NewEvent,
+    Read, RecordedEvent, ResetTo, Timestamp, limits,
+};
 use annals_store::index::{IndexConfig, IndexSet, LogPoint, TermHash, TermHasher, TermKind, layout};
 use annals_store::{Store, StoreOptions, TopicOptions};
+use serde_json::Value;
 
 const PAGE: &str = include_str!("../docs/format.md");
 const FIELDS: &str = "| file offset | size | field | meaning |";
@@ -457,6 +462,133 @@ fn the_binding_of_an_index_file_is_what_the_page_says() {
     let identity = xxhash_rust::xxh3::xxh3_64(&identity);
     let binding = xxhash_rust::xxh3::xxh3_64_with_seed(&identity.to_le_bytes(), known.secret);
     assert_eq!(Table::of("Index header").number("binding", &bytes), binding);
+}
+
+#[test]
+fn the_journal_of_a_consumer_group_has_the_types_and_fields_of_the_tables() {
+    const JOURNAL: &str = "The journal of a consumer group";
+    let names =
+        |cell: &str| -> BTreeSet<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let table = |head| -> BTreeMap<String, BTreeSet<String>> {
+        let rows = rows(JOURNAL, head).into_iter();
+        rows.map(|row| (row[0].trim_matches('`').to_owned(), names(&row[1]))).collect()
+    };
+    let types = table("| type | fields | what happened |");
+    let objects = table("| object | fields |");
+
+    let (mut seen, mut seen_objects) = (BTreeMap::new(), BTreeMap::new());
+    for event in journal_with_everything() {
+        let data: Value = serde_json::from_slice(event.data.as_deref().expect("data")).expect("JSON");
+        match event.event_type.as_ref() {
+            "ImagePart" => continue,
+            "ImageClosed" => {
+                let fields: Vec<&String> = data.as_object().expect("an object").keys().collect();
+                assert_eq!(fields, ["first_revision", "parts"]);
+                seen.insert("ImageClosed".to_owned(), BTreeSet::new());
+                continue;
+            }
+            _ => {}
+        }
+        let fields = match &data {
+            Value::String(name) => {
+                assert_eq!(name.as_str(), &*event.event_type);
+                BTreeSet::new()
+            }
+            data => {
+                let outer = data.as_object().expect("an object");
+                assert_eq!(outer.len(), 1);
+                let inner = outer.get(&*event.event_type).and_then(Value::as_object).expect("its fields");
+                inner.keys().cloned().collect()
+            }
+        };
+        assert_eq!(seen.entry(event.event_type.to_string()).or_insert_with(|| fields.clone()), &fields);
+        note_objects(&data, &objects, &mut seen_objects);
+    }
+    assert!(seen.remove("ImageClosed").is_some(), "an image was written");
+    assert_eq!(seen, types);
+    assert_eq!(seen_objects, objects);
+}
+
+/// The fields of each object that the page has a table line for, wherever it stands.
+fn note_objects(
+    data: &Value,
+    known: &BTreeMap<String, BTreeSet<String>>,
+    seen: &mut BTreeMap<String, BTreeSet<String>>,
+) {
+    for (name, value) in data.as_object().into_iter().flatten() {
+        if known.contains_key(name) {
+            let fields = value.as_object().expect("an object").keys().cloned();
+            seen.entry(name.clone()).or_default().extend(fields);
+        }
+        note_objects(value, known, seen);
+    }
+}
+
+/// What a group writes that has done everything there is to do.
+fn journal_with_everything() -> Vec<RecordedEvent> {
+    let disk = SimulatedDisk::new();
+    let open = |disk: &SimulatedDisk| {
+        let store = Store::open_with(&disk.env(1), "/store", StoreOptions::default()).expect("opened");
+        let orders = match store.topic("orders") {
+            Ok(topic) => topic,
+            Err(_) => store.create_topic("orders", TopicOptions::default()).expect("made"),
+        };
+        (store, orders)
+    };
+    let (store, orders) = open(&disk);
+    for stream in ["a", "a", "b", "c"] {
+        orders.append(&Batch::to(stream).event(NewEvent::new("E"))).wait().expect("appended");
+    }
+    let policy = GroupPolicy {
+        tries_max: 2,
+        backoff_first: Duration::ZERO,
+        dead_letters_max: 1,
+        ..GroupPolicy::default()
+    };
+    let options = GroupOptions { policy: policy.clone(), ..GroupOptions::default() };
+    let group = orders.create_group("g", &options).expect("made");
+    group.pause().expect("paused");
+    group.resume().expect("resumed");
+    let failure = Failure { chain: vec!["cause".to_owned()], ..Failure::new("Bad", "no") };
+    let mut member = group.join().expect("joined");
+    let next = |member: &mut annals_store::Member| {
+        member.next(Duration::ZERO).expect("delivered").expect("one").place()
+    };
+    for _ in 0..2 {
+        let first = next(&mut member);
+        member.nack(first, &failure, None).expect("in hand");
+    }
+    let letter = group.dead_letters().expect("read").remove(0).place;
+    // No room for another.
+    let other = next(&mut member);
+    member.park(other, &failure).expect_err("stopped");
+    group.set_policy(&GroupPolicy { not_retried: vec!["x".repeat(300_000)], ..policy }).expect("set");
+    group.resume().expect("resumed");
+    let other = next(&mut member);
+    member.release(other).expect("in hand");
+    let other = next(&mut member);
+    member.ack(other).expect("in hand");
+    member.commit().expect("committed");
+    // The process dies with something in hand.
+    next(&mut member);
+    let after = disk.fork();
+    drop((member, group, orders));
+    store.close().expect("closed");
+    let (store, orders) = open(&after);
+    let group = orders.group("g").expect("there");
+    drop(group.join().expect("joined"));
+    group.redrive(letter, Some(&[0xff])).expect("there");
+    let mut member = group.join().expect("joined");
+    while let Some(delivery) = member.next(Duration::ZERO).expect("delivered") {
+        let place = delivery.place();
+        member.park(place, &failure).expect("in hand");
+        group.discard(place, "no use").expect("there");
+    }
+    drop(member);
+    group.reset(&ResetTo::At(At::Start)).expect("reset");
+    orders.delete_group("g").expect("deleted");
+    let journal = store.internal_topic("$group/1/g").expect("there");
+    journal.read(&Read::all()).expect("read").map(|event| event.expect("whole")).collect()
 }
 
 #[test]

@@ -22,6 +22,27 @@
 //! # Ok::<(), annals::Error>(())
 //! ```
 //!
+//! Members of a [`ConsumerGroup`] share the work of a topic, in order for each key; what cannot be handled is kept as a
+//! [`DeadLetter`]. [`Topic::create_group`] has the longer example, `docs/groups.md` says what holds.
+//!
+//! ```
+//! use annals::prelude::*;
+//! use annals::{ConsumerGroup, GroupMember, GroupOptions};
+//! use std::time::Duration;
+//!
+//! let store = Store::in_memory()?;
+//! let orders = store.create_topic("orders", TopicOptions::default())?;
+//! orders.append(&Batch::to("order-1").event(NewEvent::new("Placed"))).wait()?;
+//!
+//! let group = orders.create_group("mail", &GroupOptions::default())?;
+//! let mut member = group.join()?;
+//! let placed = member.next(Duration::ZERO)?.expect("there is one").place();
+//! member.ack(placed)?;
+//! member.commit()?;
+//! assert_eq!(group.info()?.committed.position(0), Some(1));
+//! # Ok::<(), annals::Error>(())
+//! ```
+//!
 //! # What holds after a crash
 //!
 //! What an append's ticket acknowledged is there, byte for byte, at the position it was given: under
@@ -70,8 +91,10 @@ pub use annals_model::{
 pub use annals_model::{
     ConsumerGroup, ConsumerGroups, DeadLetter, Delivery, Failure, GroupCounts, GroupInfo, GroupMember,
     GroupOptions, GroupPolicy, HeldKey, Lag, LetterState, Nacked, OnPark, ParkReason, ResetPlan, ResetTo,
-    produce, produced_id,
+    dead_letter_metadata, produce, produced_id,
 };
+#[cfg(feature = "rusqlite")]
+pub use annals_projection::projection::{SqliteConsumer, SqliteHandled};
 pub use annals_projection::{
     Aggregate, Bincode, COMMAND_TAG, Change, Codec, CodecError, Decoded, Event, EventType, ExecuteError,
     Executed, Executor, FieldChange, Given, HistoryReport, Ignored, Json, Loaded, Moment, Recorded, Scope,

@@ -24,7 +24,7 @@ fn run(example: &str, args: &[&str]) -> Option<Output> {
 
 #[test]
 fn every_example_keeps_its_own_assertions() {
-    for example in ["order", "projection", "time_travel", "upcasting"] {
+    for example in ["consumers", "order", "projection", "time_travel", "upcasting"] {
         let Some(ran) = run(example, &[]) else { continue };
         let said = String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success() && !ran.stdout.is_empty(), "{example}: {said}");

@@ -7,6 +7,8 @@
 //!   acked, parked, or held behind its key.
 //! - What is parked, held or redriven changes together with the committed position or not at all, whatever crashes.
 //!
+//! Begin with [`ConsumerGroup`] and [`GroupMember`]; the embedded store's `Topic::create_group` has an example.
+//!
 //! The words are those of Kafka and of work queues; `docs/groups.md` maps them to Kafka Connect's, Spring Kafka's and
 //! KIP-1191's.
 //!
@@ -214,6 +216,29 @@ pub trait GroupMember: Send {
 }
 
 /// A consumer group of a topic.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use annals_model::{ConsumerGroup, Failure, Result};
+///
+/// /// Has all that is there handled, on this thread. Others may do the same beside it.
+/// fn consume(group: &dyn ConsumerGroup, handle: impl Fn(&[u8]) -> Result<()>) -> Result<u64> {
+///     let mut member = group.join()?;
+///     let mut handled = 0;
+///     while let Some(delivery) = member.next(Duration::from_millis(100))? {
+///         let place = delivery.place();
+///         match handle(delivery.event.data.unwrap_or_default()) {
+///             Ok(()) => member.ack(place)?,
+///             // Tried again after the policy's wait, and parked after the last try.
+///             Err(e) => _ = member.nack(place, &Failure::of(&e), None)?,
+///         }
+///         handled += 1;
+///     }
+///     member.commit()?;
+///     Ok(handled)
+/// }
+/// ```
 pub trait ConsumerGroup: Send + Sync {
     /// Its name.
     fn name(&self) -> &str;
@@ -465,6 +490,20 @@ pub enum ParkReason {
     LeaseExpired,
 }
 
+impl ParkReason {
+    /// Its name in output and metadata, such as `tries-exhausted`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ParkReason::TriesExhausted => "tries-exhausted",
+            ParkReason::NotRetried => "not-retried",
+            ParkReason::Rejected => "rejected",
+            ParkReason::Interrupted => "interrupted",
+            ParkReason::LeaseExpired => "lease-expired",
+        }
+    }
+}
+
 /// Whether a dead letter waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LetterState {
@@ -515,4 +554,56 @@ pub fn produce(
         event.id = Some(produced_id(source, group, place, index));
     }
     target.append(&outputs)
+}
+
+/// What a dead letter says of its event, as ordered pairs of name and text: the metadata of a copy that leaves the store.
+///
+/// The first six are the fields of KIP-1191, Kafka's dead letters of share groups, in its order. `docs/groups.md` has the
+/// names of Kafka, Kafka Connect and Spring Kafka beside these. The event's key and data are the copy's own.
+///
+/// ```
+/// use annals_model::{DeadLetter, Failure, LetterState, ParkReason, RecordPlace, Timestamp, dead_letter_metadata};
+///
+/// let letter = DeadLetter {
+///     place: RecordPlace { partition: 0, position: 17 },
+///     stream: "order-42".to_owned(),
+///     event_type: "OrderPlaced".to_owned(),
+///     key: b"order-42".to_vec(),
+///     reason: ParkReason::TriesExhausted,
+///     failure: Failure::new("NoStock", "there are 2 left"),
+///     tries: 5,
+///     first_time: Timestamp::EPOCH,
+///     last_time: Timestamp::EPOCH,
+///     redrives: 0,
+///     state: LetterState::Parked,
+///     edited: None,
+///     held: 3,
+/// };
+/// let metadata = dead_letter_metadata(&letter, "orders", "stock");
+/// assert_eq!(metadata[2], ("dlq.position", "17".to_owned()));
+/// assert_eq!(metadata[5], ("dlq.message", "there are 2 left".to_owned()));
+/// assert_eq!(metadata[6], ("dlq.reason", "tries-exhausted".to_owned()));
+/// ```
+#[must_use]
+pub fn dead_letter_metadata(letter: &DeadLetter, topic: &str, group: &str) -> Vec<(&'static str, String)> {
+    let mut pairs = vec![
+        ("dlq.topic", topic.to_owned()),
+        ("dlq.partition", letter.place.partition.to_string()),
+        ("dlq.position", letter.place.position.to_string()),
+        ("dlq.group", group.to_owned()),
+        ("dlq.tries", letter.tries.to_string()),
+        ("dlq.message", letter.failure.message.clone()),
+        ("dlq.reason", letter.reason.name().to_owned()),
+        ("dlq.error", letter.failure.name.clone()),
+    ];
+    pairs.extend(letter.failure.chain.iter().map(|cause| ("dlq.cause", cause.clone())));
+    pairs.extend([
+        ("dlq.stream", letter.stream.clone()),
+        ("dlq.type", letter.event_type.clone()),
+        ("dlq.first_time", letter.first_time.to_string()),
+        ("dlq.last_time", letter.last_time.to_string()),
+        ("dlq.redrives", letter.redrives.to_string()),
+        ("dlq.edited", letter.edited.is_some().to_string()),
+    ]);
+    pairs
 }

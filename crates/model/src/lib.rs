@@ -28,7 +28,7 @@ pub use event::{
 pub use group::{
     ConsumerGroup, ConsumerGroups, DeadLetter, Delivery, Failure, GroupCounts, GroupInfo, GroupMember,
     GroupOptions, GroupPolicy, HeldKey, Lag, LetterState, Nacked, OnPark, ParkReason, ResetPlan, ResetTo,
-    produce, produced_id,
+    dead_letter_metadata, produce, produced_id,
 };
 pub use place::{
     Durability, ExpectedRevision, Incarnation, PartitionId, PartitionPlace, Place, Position, RecordPlace,

@@ -12,7 +12,8 @@
 //! - A checkpoint of another store, topic or history, of another projection or version, refuses to run. So does one that
 //!   lies before the first event that is still there, or behind the last.
 //!
-//! States of other kinds implement [`StateStore`]; `Sqlite` (feature `rusqlite`) has the rows of a SQLite database.
+//! States of other kinds implement [`StateStore`]; `Sqlite` (feature `rusqlite`) has the rows of a SQLite database. Who
+//! shares the work of a consumer group, and writes rows for its events, uses `SqliteConsumer` (the same feature).
 //!
 //! Elsewhere: typed events (`event`), what a place is (`annals_model`).
 
@@ -23,6 +24,8 @@ mod rebuild;
 mod runner;
 #[cfg(feature = "rusqlite")]
 mod sqlite;
+#[cfg(feature = "rusqlite")]
+mod sqlite_consumer;
 
 use annals_model::{
     At, Direction, Error, ErrorKind, EventId, EventStore, PartitionPlace, Place, Read, Result, Timestamp,
@@ -42,6 +45,8 @@ pub use self::rebuild::{Comparison, Difference, EntityOf, Rebuild, Served, entit
 pub use self::runner::{Phase, Progress, Runner, RunnerOptions};
 #[cfg(feature = "rusqlite")]
 pub use self::sqlite::{Sqlite, SqliteSchema};
+#[cfg(feature = "rusqlite")]
+pub use self::sqlite_consumer::{SqliteConsumer, SqliteHandled};
 
 /// Why an event could not be applied.
 pub type ApplyError = Box<dyn std::error::Error + Send + Sync>;

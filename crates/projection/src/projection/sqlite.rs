@@ -5,7 +5,7 @@
 //!   database is set to: what a power cut takes back, it takes back of both.
 //! - Each transaction looks whether the checkpoint is the one that it goes on from, so that of two writers one is refused.
 //!
-//! Elsewhere: what commits (`runner`).
+//! Elsewhere: what commits (`runner`); a consumer group's rows (`sqlite_consumer`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -193,7 +193,7 @@ fn select(connection: &Connection, name: &str) -> Result<Option<Vec<u8>>> {
         .map_err(|e| error("cannot read the checkpoint", e))
 }
 
-fn error(what: impl Into<String>, e: rusqlite::Error) -> Error {
+pub(super) fn error(what: impl Into<String>, e: rusqlite::Error) -> Error {
     use rusqlite::ErrorCode as Code;
     let kind = match e.sqlite_error_code() {
         Some(Code::DatabaseBusy | Code::DatabaseLocked) => ErrorKind::Unavailable,

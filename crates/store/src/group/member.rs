@@ -30,7 +30,8 @@ const ANSWERS_MAX: usize = 4096;
 /// On a `Buffered` topic answers can be written only when the topic is durable so far; it is looked at so often.
 const PENDING_LOOK: Duration = Duration::from_millis(100);
 
-/// A member of a group. It serves one thread; dropping it gives back what it has.
+/// A member of a group. It serves one thread; dropping it gives back what it has. What it does is said on the trait
+/// [`GroupMember`], which is to be in scope; an example is on [`Topic::create_group`](crate::Topic::create_group).
 pub struct Member {
     group: Arc<GroupInner>,
     hands: Arc<Hands>,

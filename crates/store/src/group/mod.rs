@@ -84,7 +84,8 @@ pub(crate) struct Groups {
     known: Mutex<Vec<(u32, String, Weak<GroupInner>)>>,
 }
 
-/// A consumer group of a topic. Cheap to clone; all clones are the same group.
+/// A consumer group of a topic. Cheap to clone; all clones are the same group. What it does is said on the trait
+/// [`ConsumerGroup`], which is to be in scope; an example is on [`Topic::create_group`].
 #[derive(Clone)]
 pub struct Group {
     inner: Arc<GroupInner>,
@@ -315,6 +316,40 @@ impl Topic {
     }
 
     /// Makes a group. It begins with its first member, at the place that the options say.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use annals_model::{Batch, ConsumerGroup, Failure, GroupMember, GroupOptions, NewEvent, RecordPlace};
+    /// use annals_store::{Store, TopicOptions};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let orders = store.create_topic("orders", TopicOptions::default())?;
+    /// for stream in ["order-1", "order-2", "order-1"] {
+    ///     orders.append(&Batch::to(stream).event(NewEvent::new("Changed"))).wait()?;
+    /// }
+    ///
+    /// let group = orders.create_group("mail", &GroupOptions::default())?;
+    /// let mut member = group.join()?; // one for each thread
+    /// while let Some(delivery) = member.next(Duration::ZERO)? {
+    ///     let place = delivery.place();
+    ///     match delivery.event.position {
+    ///         0 => member.park(place, &Failure::new("NoAddress", "where to?"))?,
+    ///         _ => member.ack(place)?,
+    ///     }
+    /// }
+    /// member.commit()?; // a power cut takes none of it back
+    ///
+    /// // Of `order-1` the first event is a dead letter, and the second is held behind it. `order-2` went on.
+    /// let letters = group.dead_letters()?;
+    /// assert_eq!((letters[0].place.position, letters[0].held), (0, 1));
+    /// assert_eq!(group.lag()?.events, 0);
+    ///
+    /// group.redrive(letters[0].place, Some(b"{\"to\":\"ada\"}"))?;
+    /// let mended = member.next(Duration::ZERO)?.expect("it comes before what is held behind it");
+    /// assert_eq!((mended.event.position, mended.redriven, mended.edited), (0, true, true));
+    /// # Ok::<(), annals_model::Error>(())
+    /// ```
     ///
     /// # Errors
     /// See [`ConsumerGroups::create_group`].
