@@ -18,6 +18,7 @@ pub mod against_model;
 pub mod crashes;
 pub mod damaged;
 pub mod fuzz;
+pub mod group_model;
 pub mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,6 +137,53 @@ impl Clock for TestClock {
     }
 }
 
+/// A clock that stands, on both of its sides, until it is moved.
+pub struct StillClock {
+    now: AtomicI64,
+    monotonic: AtomicI64,
+}
+
+impl StillClock {
+    /// A clock at noon of some day.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(StillClock { now: AtomicI64::new(1_769_860_800_000_000), monotonic: AtomicI64::new(0) })
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        Timestamp::from_micros(self.now.load(Ordering::Relaxed))
+    }
+
+    /// So much time passes.
+    pub fn pass(&self, time: Duration) {
+        let micros = i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 4);
+        self.now.fetch_add(micros, Ordering::Relaxed);
+        self.monotonic.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// The wall clock is set, and no time passes.
+    pub fn jump(&self, micros: i64) {
+        self.now.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Another process begins: it counts its own time from 0.
+    pub fn begin_anew(&self) {
+        self.monotonic.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Clock for StillClock {
+    fn now(&self) -> Timestamp {
+        self.time()
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_micros(self.monotonic.load(Ordering::Relaxed).try_into().unwrap_or(0))
+    }
+}
+
 struct SeededEntropy(Mutex<Random>);
 
 impl Entropy for SeededEntropy {
@@ -150,7 +198,7 @@ impl Entropy for SeededEntropy {
 
 /// An environment on a disk, with a clock and randomness from a seed.
 #[must_use]
-pub fn env_on(disk: Arc<dyn Disk>, clock: Arc<TestClock>, seed: u64) -> Env {
+pub fn env_on(disk: Arc<dyn Disk>, clock: Arc<impl Clock>, seed: u64) -> Env {
     Env { disk, clock, entropy: Arc::new(SeededEntropy(Mutex::new(Random::new(seed ^ 0xe47)))) }
 }
 

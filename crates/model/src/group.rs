@@ -331,7 +331,7 @@ pub trait ConsumerGroups: EventStore {
     /// Makes a group.
     ///
     /// # Errors
-    /// `Invalid` where there is one of this name, the name is not 1 to 200 printable characters without `/`, or the options
+    /// `Invalid` where there is one of this name, the name is not 1 to 200 bytes of printable text without `/`, or the options
     /// make no sense.
     fn create_group(&self, name: &str, options: &GroupOptions) -> Result<Box<dyn ConsumerGroup>>;
 

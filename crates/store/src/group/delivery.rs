@@ -84,10 +84,19 @@ pub(super) struct Local {
     pub(super) queue: VecDeque<Item>,
     pub(super) handed: Vec<Item>,
     pub(super) acked: Vec<(RecordPlace, Key)>,
+    /// When it took something in hand last.
+    pub(super) touched: Duration,
     /// Something was taken away.
     pub(super) taken: bool,
     /// Nothing more is given to it.
     pub(super) drained: bool,
+}
+
+impl Local {
+    /// It has been at one event since then, or has not come back for the next one.
+    fn slow_since(&self) -> Duration {
+        self.handed.iter().map(|i| i.since).fold(self.touched, Duration::min)
+    }
 }
 
 pub(super) struct Hands {
@@ -423,6 +432,13 @@ impl Live {
         for (at, failure) in exhausted {
             if self.has_room_for(at) {
                 let parked = self.parked(at, ParkReason::Interrupted, failure, true)?;
+                // What was claimed with another of its key is held behind that.
+                if let Change::Parked { key, holds: true, .. } = &parked
+                    && let Some(hold) = self.state.hold(at.partition, &key.bytes())
+                    && hold.letter.is_some_and(|letter| letter != at.position)
+                {
+                    continue;
+                }
                 self.sync_source(at)?;
                 self.write(vec![parked])?;
             }
@@ -533,7 +549,7 @@ impl Live {
 
     fn make_due(&mut self, at: RecordPlace, key: Key, wait: Duration) {
         self.sequence += 1;
-        self.due.insert((self.now() + wait, self.sequence), (at, key));
+        self.due.insert((self.now().saturating_add(wait), self.sequence), (at, key));
     }
 
     /// Delivers a dead letter once more.
@@ -668,6 +684,18 @@ impl Live {
         for (partition, positions) in spans(items.iter().map(|i| (i.at.partition, i.at.position))) {
             changes.push(Change::Claimed { partition, positions });
         }
+        let written = self.write_claim(changes);
+        // What was gathered is with nobody.
+        self.broken |= written.is_err();
+        written?;
+        // What was gathered before the failure is delivered first; then the failure is come to again.
+        match failed {
+            Some(e) if items.is_empty() => Err(e),
+            _ => Ok(items),
+        }
+    }
+
+    fn write_claim(&mut self, changes: Vec<Change>) -> Result<()> {
         for change in &changes {
             if let Change::Held { partition, positions, .. } = change
                 && let Some(last) = positions.last()
@@ -675,12 +703,7 @@ impl Live {
                 self.sync_source(RecordPlace { partition: *partition, position: *last })?;
             }
         }
-        self.write(changes)?;
-        // What was gathered before the failure is delivered first; then the failure is come to again.
-        match failed {
-            Some(e) if items.is_empty() => Err(e),
-            _ => Ok(items),
-        }
+        self.write(changes)
     }
 
     fn gather(&mut self, me: u64, want: usize) -> Gathered {
@@ -767,7 +790,7 @@ impl Live {
             let bytes = key_bytes(&view);
             let at = view.place();
             feed.next = at.position + 1;
-            if state.options.key.as_deref().is_some_and(|wanted| view.key != Some(wanted)) {
+            if state.options.key.as_deref().is_some_and(|wanted| bytes != wanted) {
                 continue;
             }
             pending.insert(feed.gap_from..at.position);
@@ -921,14 +944,14 @@ impl Live {
         Ok(())
     }
 
-    /// Takes back, for others, what slow members have not begun. Whether there was anything.
+    /// Takes back, for others, what slow members have not begun, and takes in what they acked. Whether there was anything.
     pub(super) fn take_from_slow(&mut self, me: u64) -> bool {
         let now = self.now();
         let mut back = Vec::new();
         for hands in self.members.values().filter(|h| h.id != me) {
             let mut local = hands.local.lock();
-            let slow = local.handed.iter().any(|i| now.saturating_sub(i.since) >= SLOW);
-            if slow && !local.queue.is_empty() {
+            let slow = now.saturating_sub(local.slow_since()) >= SLOW;
+            if slow && !(local.queue.is_empty() && local.acked.is_empty()) {
                 back.push((std::mem::take(&mut local.acked), std::mem::take(&mut local.queue)));
             }
         }
@@ -972,6 +995,19 @@ impl Live {
         delay: Option<Duration>,
     ) -> Result<Nacked> {
         self.check_in_hand(item)?;
+        let outcome = self.fail_in_hand(item, failure, reason, delay);
+        // The event is with nobody.
+        self.broken |= outcome.is_err();
+        outcome
+    }
+
+    fn fail_in_hand(
+        &mut self,
+        item: &Item,
+        failure: &Failure,
+        reason: ParkReason,
+        delay: Option<Duration>,
+    ) -> Result<Nacked> {
         let policy = &self.state.options.policy;
         let tries = self.state.tries.get(&item.at).map_or(0, |t| t.count) + 1;
         let hopeless = is_hopeless(policy, &failure.name);
@@ -1116,18 +1152,25 @@ impl Live {
         wait.mul_f64(1.0 - policy.backoff_jitter.clamp(0.0, 1.0) * random)
     }
 
+    /// Whether these are a member's hands still; after the group was loaded anew others have their number.
+    pub(super) fn has_member(&self, hands: &Hands) -> bool {
+        self.members.get(&hands.id).is_some_and(|known| std::ptr::eq(&**known, hands))
+    }
+
     /// A member is gone.
     pub(super) fn leave(&mut self, hands: &Hands) -> Result<()> {
-        if self.members.remove(&hands.id).is_none() {
+        if !self.has_member(hands) {
             return Ok(());
         }
+        self.members.remove(&hands.id);
         self.settle(hands);
         let (handed, queue) = {
             let mut local = hands.local.lock();
             (std::mem::take(&mut local.handed), std::mem::take(&mut local.queue))
         };
         self.give_back(handed.into_iter().chain(queue).collect::<Vec<_>>());
-        self.write(Vec::new())
+        // Whoever leaves may be the last: what it acked would be delivered again, as if it had been interrupted.
+        self.commit()
     }
 
     /// Sends a dead letter back.
@@ -1176,17 +1219,21 @@ impl Live {
 
     /// Gives back what present members have not begun, and gives them nothing more.
     pub(super) fn begin_drain(&mut self) -> Result<()> {
+        for hands in self.members.values() {
+            hands.local.lock().drained = true;
+        }
+        self.change_delivery(Vec::new())
+    }
+
+    /// Writes changes of how is delivered. They hold at once, also for what members have claimed and not begun.
+    pub(super) fn change_delivery(&mut self, changes: Vec<Change>) -> Result<()> {
         let members: Vec<_> = self.members.values().cloned().collect();
         for hands in members {
             self.settle(&hands);
-            let queue = {
-                let mut local = hands.local.lock();
-                local.drained = true;
-                std::mem::take(&mut local.queue)
-            };
+            let queue = std::mem::take(&mut hands.local.lock().queue);
             self.give_back(queue);
         }
-        self.write(Vec::new())
+        self.write(changes)
     }
 
     /// Whether nothing is with a drained member; takes its acks in.
@@ -1208,10 +1255,11 @@ impl Live {
         let mut sooner = |moment: Duration| at = Some(at.map_or(moment, |at| at.min(moment)));
         for hands in self.members.values() {
             let local = hands.local.lock();
-            let Some(since) = local.handed.iter().map(|i| i.since).min() else { continue };
-            sooner(since.saturating_add(self.state.options.policy.lease));
-            if hands.id != me && !local.queue.is_empty() {
-                sooner(since + SLOW);
+            if let Some(since) = local.handed.iter().map(|i| i.since).min() {
+                sooner(since.saturating_add(self.state.options.policy.lease));
+            }
+            if hands.id != me && !(local.queue.is_empty() && local.acked.is_empty()) {
+                sooner(local.slow_since().saturating_add(SLOW));
             }
         }
         at

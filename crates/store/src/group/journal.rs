@@ -249,11 +249,11 @@ impl From<StoredOptions> for GroupOptions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct StoredPolicy {
     tries_max: u32,
-    backoff_first_ms: u64,
-    backoff_max_ms: u64,
+    backoff_first_us: u64,
+    backoff_max_us: u64,
     backoff_jitter: f64,
     not_retried: Vec<String>,
-    lease_ms: u64,
+    lease_us: u64,
     in_flight_max: u32,
     goes_on: bool,
     held_per_key_max: u64,
@@ -261,19 +261,19 @@ pub(super) struct StoredPolicy {
     dead_letters_max: u64,
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl From<&GroupPolicy> for StoredPolicy {
     fn from(policy: &GroupPolicy) -> Self {
         StoredPolicy {
             tries_max: policy.tries_max,
-            backoff_first_ms: millis(policy.backoff_first),
-            backoff_max_ms: millis(policy.backoff_max),
+            backoff_first_us: micros(policy.backoff_first),
+            backoff_max_us: micros(policy.backoff_max),
             backoff_jitter: policy.backoff_jitter,
             not_retried: policy.not_retried.clone(),
-            lease_ms: millis(policy.lease),
+            lease_us: micros(policy.lease),
             in_flight_max: policy.in_flight_max,
             goes_on: policy.on_park == OnPark::GoOn,
             held_per_key_max: policy.held_per_key_max,
@@ -287,11 +287,11 @@ impl From<StoredPolicy> for GroupPolicy {
     fn from(stored: StoredPolicy) -> Self {
         GroupPolicy {
             tries_max: stored.tries_max,
-            backoff_first: Duration::from_millis(stored.backoff_first_ms),
-            backoff_max: Duration::from_millis(stored.backoff_max_ms),
+            backoff_first: Duration::from_micros(stored.backoff_first_us),
+            backoff_max: Duration::from_micros(stored.backoff_max_us),
             backoff_jitter: stored.backoff_jitter,
             not_retried: stored.not_retried,
-            lease: Duration::from_millis(stored.lease_ms),
+            lease: Duration::from_micros(stored.lease_us),
             in_flight_max: stored.in_flight_max,
             on_park: if stored.goes_on { OnPark::GoOn } else { OnPark::Hold },
             held_per_key_max: stored.held_per_key_max,

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use annals_log::sync::Arc;
+use annals_log::sync::{Arc, Ordering};
 use annals_model::{
     Delivery, Error, ErrorKind, Failure, GroupMember, Nacked, ParkReason, RecordPlace, Result,
 };
@@ -35,14 +35,16 @@ const PENDING_LOOK: Duration = Duration::from_millis(100);
 pub struct Member {
     group: Arc<GroupInner>,
     hands: Arc<Hands>,
+    /// Of the group, which may be deleted, and another made of its name.
+    making: u64,
     current: Option<Item>,
     want: usize,
     claimed: Duration,
 }
 
 impl Member {
-    pub(super) fn new(group: Arc<GroupInner>, hands: Arc<Hands>) -> Member {
-        Member { group, hands, current: None, want: 1, claimed: Duration::ZERO }
+    pub(super) fn new(group: Arc<GroupInner>, hands: Arc<Hands>, making: u64) -> Member {
+        Member { group, hands, making, current: None, want: 1, claimed: Duration::ZERO }
     }
 
     fn now(&self) -> Duration {
@@ -68,7 +70,7 @@ impl Member {
             }
         };
         let mut item = local.queue.remove(index)?;
-        item.since = now;
+        (item.since, local.touched) = (now, now);
         local.handed.push(item.clone());
         Some(item)
     }
@@ -87,8 +89,11 @@ impl Member {
 
     /// The group at work, with this member in it.
     fn with_live<T>(&mut self, body: impl FnOnce(&mut Live, &Arc<Hands>) -> Result<T>) -> Result<T> {
-        let (hands, group) = (&mut self.hands, &self.group);
+        let (hands, group, making) = (&mut self.hands, &self.group, self.making);
         group.with_live(|live| {
+            if group.making.load(Ordering::Acquire) != making {
+                return Err(Error::new(ErrorKind::Closed, format!("the group `{}` was deleted", group.name)));
+            }
             if !live.members.get(&hands.id).is_some_and(|known| Arc::ptr_eq(known, hands)) {
                 // The group was loaded anew.
                 let drained = hands.local.lock().drained;
@@ -118,6 +123,16 @@ impl Member {
             // Beside others, small claims: what two have of one key waits, and is read one by one.
             let want = if live.members.len() > 1 { want.min(CLAIM_SHARED_MAX) } else { want };
             let mut items = live.claim(hands, want)?;
+            let blocked = if items.is_empty() {
+                std::mem::take(&mut hands.local.lock().queue)
+            } else {
+                VecDeque::new()
+            };
+            if !blocked.is_empty() {
+                // It waits for keys that are in hand, and takes up the room of others.
+                live.give_back(blocked);
+                items = live.claim(hands, want)?;
+            }
             if items.is_empty() && live.take_from_slow(hands.id) {
                 items = live.claim(hands, 1)?;
             }
@@ -210,7 +225,7 @@ impl GroupMember for Member {
     }
 
     fn ack(&mut self, place: RecordPlace) -> Result<()> {
-        let settle = {
+        let (write, settle) = {
             let mut local = self.hands.local.lock();
             match local.handed.iter().position(|item| item.at == place) {
                 Some(index) => {
@@ -224,14 +239,18 @@ impl GroupMember for Member {
                     ));
                 }
             }
-            local.acked.len() >= ANSWERS_MAX
+            // With nothing else claimed it may not come back for long, and others wait for the key.
+            (local.acked.len() >= ANSWERS_MAX, local.queue.is_empty())
         };
-        if settle {
+        if write {
             self.with_live(|live, hands| {
                 live.settle(hands);
                 live.write(Vec::new())
             })?;
             self.group.signal.ring();
+        } else if settle {
+            self.group.settle(&self.hands);
+            self.group.signal.ring_for_waiting();
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ use crate::{Store, TopicOptions};
 const JOURNAL_PREFIX: &str = "$group/";
 /// Journals are small, and there may be many.
 const JOURNAL_SEGMENT_BYTES: u64 = 16 * SEGMENT_BYTES_MIN;
-const NAME_CHARS_MAX: usize = 200;
+const NAME_BYTES_MAX: usize = 200;
 
 /// Wakes members that wait.
 #[derive(Default)]
@@ -104,6 +104,8 @@ pub(crate) struct GroupInner {
     live: Mutex<Option<Live>>,
     /// This process has had members.
     joined: AtomicBool,
+    /// Counts the groups that were deleted under this name.
+    making: AtomicU64,
 }
 
 impl GroupInner {
@@ -149,6 +151,15 @@ impl GroupInner {
         let hands = live.join(self.joined.load(Ordering::Acquire))?;
         self.joined.store(true, Ordering::Release);
         Ok(hands)
+    }
+
+    /// Takes a member's acks in, where it is one still.
+    fn settle(&self, hands: &Hands) {
+        if let Some(live) = self.live.lock().as_mut().filter(|live| !live.broken)
+            && live.has_member(hands)
+        {
+            live.settle(hands);
+        }
     }
 
     fn leave(&self, hands: &Hands) -> Result<()> {
@@ -210,8 +221,8 @@ fn journal_of(topic: &Topic, group: &str) -> Result<Topic> {
 
 fn check_name(name: &str) -> Result<()> {
     let wrong = |why: &str| Err(Error::invalid(format!("a group may not be called {name:?}: {why}")));
-    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
-        return wrong("its name has 1 to 200 characters");
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return wrong("its name has 1 to 200 bytes");
     }
     if name.chars().any(|c| c.is_control() || c == '/') {
         return wrong("its name has neither `/` nor control characters");
@@ -230,7 +241,7 @@ fn check_policy(policy: &GroupPolicy) -> Result<()> {
     if !(0.0..=1.0).contains(&policy.backoff_jitter) {
         return wrong("the jitter is a share, from 0 to 1");
     }
-    if policy.lease.is_zero() {
+    if policy.lease < Duration::from_micros(1) {
         return wrong("a lease of no time ends before anybody can answer");
     }
     Ok(())
@@ -254,6 +265,7 @@ impl Topic {
                 signal: Arc::default(),
                 live: Mutex::new(None),
                 joined: AtomicBool::new(false),
+                making: AtomicU64::new(0),
             });
             known.push((number, name.to_owned(), Arc::downgrade(&inner)));
             inner
@@ -448,7 +460,12 @@ impl Topic {
     /// # Errors
     /// `NotFound`; those of storing.
     pub fn delete_group(&self, name: &str) -> Result<()> {
-        self.group(name)?.inner.owned(|live| live.write(vec![Change::Deleted]))
+        let group = self.group(name)?;
+        group.inner.owned(|live| {
+            live.write(vec![Change::Deleted])?;
+            group.inner.making.fetch_add(1, Ordering::AcqRel);
+            Ok(())
+        })
     }
 }
 
@@ -461,8 +478,10 @@ impl Group {
         if self.inner.topic.store_is_read_only() {
             return Err(Error::invalid("the store is opened to read only; its owner consumes"));
         }
-        let hands = self.inner.with_live(|live| self.inner.join(live))?;
-        Ok(Member::new(Arc::clone(&self.inner), hands))
+        let (hands, making) = self
+            .inner
+            .with_live(|live| Ok((self.inner.join(live)?, self.inner.making.load(Ordering::Acquire))))?;
+        Ok(Member::new(Arc::clone(&self.inner), hands, making))
     }
 
     fn place_of(&self, live: &Live, to: &ResetTo) -> Result<Place> {
@@ -576,7 +595,7 @@ impl ConsumerGroup for Group {
                 let mut reading = crate::read::PartitionRead::begin(partition, &read, within)?;
                 while reading.advance()? {
                     let view = reading.view()?;
-                    let wanted = options.key.as_deref().is_none_or(|key| view.key == Some(key));
+                    let wanted = options.key.as_deref().is_none_or(|key| delivery::key_bytes(&view) == key);
                     if wanted && !state_of.done.contains(view.position) {
                         let record = reading.record()?;
                         lag.events += 1;
@@ -598,7 +617,7 @@ impl ConsumerGroup for Group {
     }
 
     fn pause(&self) -> Result<()> {
-        self.inner.owned(|live| live.write(vec![Change::Paused]))
+        self.inner.owned(|live| live.change_delivery(vec![Change::Paused]))
     }
 
     fn resume(&self) -> Result<()> {
@@ -627,7 +646,7 @@ impl ConsumerGroup for Group {
 
     fn set_policy(&self, policy: &GroupPolicy) -> Result<()> {
         check_policy(policy)?;
-        self.inner.owned(|live| live.write(vec![Change::Configured { policy: policy.into() }]))
+        self.inner.owned(|live| live.change_delivery(vec![Change::Configured { policy: policy.into() }]))
     }
 
     fn plan_reset(&self, to: &ResetTo) -> Result<ResetPlan> {

@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use annals_model::{
-    DeadLetter, Failure, GroupCounts, GroupOptions, HeldKey, LetterState, PartitionPlace, Place, Position,
-    RecordPlace, Timestamp,
+    At, DeadLetter, Failure, GroupCounts, GroupOptions, HeldKey, LetterState, PartitionPlace, Place,
+    Position, RecordPlace, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +87,8 @@ pub(super) enum Part {
         topic: String,
         options: Box<StoredOptions>,
         created: i64,
+        /// By partition, where it began: incarnation, position.
+        began: Vec<(u32, Position)>,
         /// By partition: incarnation, committed, done ahead, claimed.
         partitions: Vec<(u32, Position, Spans, Spans)>,
         paused: bool,
@@ -101,6 +103,12 @@ pub(super) enum Part {
         letter: Option<Position>,
         queue: Vec<Position>,
     },
+}
+
+/// Where a group began.
+fn from(places: &[(u32, Position)]) -> At {
+    let place = |&(incarnation, position): &(u32, Position)| PartitionPlace { incarnation, position };
+    At::Place(Place(places.iter().map(place).collect()))
 }
 
 fn place((partition, position): (u32, Position)) -> RecordPlace {
@@ -132,6 +140,7 @@ impl State {
     pub(super) fn apply(state: &mut Option<State>, change: &Change) {
         match (change, state.as_mut()) {
             (Change::Created { topic, options, places, time }, _) => {
+                let options = GroupOptions { from: from(places), ..options.clone().into() };
                 let partition = |&(incarnation, committed): &(u32, Position)| PartitionState {
                     incarnation,
                     committed,
@@ -139,7 +148,7 @@ impl State {
                 };
                 *state = Some(State {
                     topic: topic.clone(),
-                    options: options.clone().into(),
+                    options,
                     created: Timestamp::from_micros(*time),
                     partitions: places.iter().map(partition).collect(),
                     tries: BTreeMap::new(),
@@ -463,6 +472,10 @@ impl State {
             topic: self.topic.clone(),
             options: Box::new((&self.options).into()),
             created: self.created.as_micros(),
+            began: match &self.options.from {
+                At::Place(place) => place.0.iter().map(|p| (p.incarnation, p.position)).collect(),
+                _ => Vec::new(),
+            },
             partitions: self
                 .partitions
                 .iter()
@@ -491,7 +504,7 @@ impl State {
     /// Takes a piece of an image in.
     pub(super) fn take_part(state: &mut Option<State>, part: Part) {
         match (part, state) {
-            (Part::Head { topic, options, created, partitions, paused, stopped, counts }, state) => {
+            (Part::Head { topic, options, created, began, partitions, paused, stopped, counts }, state) => {
                 let ranges = |spans: Spans| spans.into_iter().map(|(start, end)| start..end).collect();
                 let partition =
                     |(incarnation, committed, done, claimed): (u32, Position, Spans, Spans)| PartitionState {
@@ -504,7 +517,7 @@ impl State {
                 let [failed, interrupted, parked, redriven, recovered, discarded] = counts;
                 *state = Some(State {
                     topic,
-                    options: (*options).into(),
+                    options: GroupOptions { from: from(&began), ..(*options).into() },
                     created: Timestamp::from_micros(created),
                     partitions: partitions.into_iter().map(partition).collect(),
                     tries: BTreeMap::new(),
