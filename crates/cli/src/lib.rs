@@ -17,6 +17,7 @@ pub mod fuzz;
 mod import;
 mod interrupt;
 mod json;
+mod log;
 mod output;
 mod positions;
 mod progress;
@@ -28,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 use crate::context::{Context, say};
 use crate::failure::{EXIT_CODES, Exit, Failure, Result};
@@ -37,7 +38,7 @@ use crate::output::Format;
 
 /// An append-only event log and event-sourcing store: append events, read them, replay them, check them.
 #[derive(Parser)]
-#[command(name = "annals", version, max_term_width = 110, after_long_help = EXIT_CODES)]
+#[command(name = "annals", version, max_term_width = 110, after_long_help = format!("{EXIT_CODES}\n\n{}", log::HELP))]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -65,6 +66,9 @@ struct Global {
     /// Say nothing on stderr but errors
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Say on stderr what the store does; twice: in detail
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
 }
 
 #[derive(Subcommand)]
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
         say(Cli::command().render_help());
         return Exit::Usage.into();
     };
+    log::install(cli.global.verbose, cli.global.quiet);
     let ctx = Context {
         // `ANNALS_STORE=` means that nothing is said.
         store: cli.global.store.filter(|dir| !dir.as_os_str().is_empty()),
