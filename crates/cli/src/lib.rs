@@ -12,6 +12,7 @@ mod event_json;
 mod event_row;
 mod export;
 mod failure;
+mod files;
 #[doc(hidden)]
 pub mod fuzz;
 mod import;
@@ -81,6 +82,8 @@ enum Verb {
     Streams(verbs::streams::Args),
     Topics(verbs::topics::Args),
     Project(verbs::project::Args),
+    Groups(Box<verbs::groups::Args>),
+    Dlq(Box<verbs::dlq::Args>),
     Import(Box<import::Args>),
     Export(export::Args),
     Replay(replay::Args),
@@ -134,6 +137,8 @@ fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
         Verb::Streams(args) => verbs::streams::run(ctx, args),
         Verb::Topics(args) => verbs::topics::run(ctx, args),
         Verb::Project(args) => verbs::project::run(ctx, args),
+        Verb::Groups(args) => verbs::groups::run(ctx, *args),
+        Verb::Dlq(args) => verbs::dlq::run(ctx, *args),
         Verb::Import(args) => import::run(ctx, *args),
         Verb::Export(args) => export::run(ctx, args),
         Verb::Replay(args) => replay::run(ctx, args),

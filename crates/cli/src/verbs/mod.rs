@@ -3,7 +3,9 @@
 pub(crate) mod append;
 pub(crate) mod backup;
 pub(crate) mod demo;
+pub(crate) mod dlq;
 pub(crate) mod get;
+pub(crate) mod groups;
 pub(crate) mod init;
 pub(crate) mod project;
 pub(crate) mod read;
