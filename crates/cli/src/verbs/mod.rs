@@ -2,6 +2,7 @@
 
 pub(crate) mod append;
 pub(crate) mod backup;
+pub(crate) mod consume;
 pub(crate) mod demo;
 pub(crate) mod dlq;
 pub(crate) mod get;
