@@ -44,7 +44,8 @@ pub struct Known {
     interrupted: (bool, bool),
     /// It is in the list of dead letters.
     pub letter: Option<Letter>,
-    /// It was resolved before the last reset, and tried so often, which is so again where a power cut takes the reset.
+    /// It was resolved before the last reset, and tried so often before it or the last redrive, which is so again where a
+    /// power cut takes those.
     resolved_before: bool,
     tries_before: (u32, u32),
     due_before: i64,
@@ -484,6 +485,9 @@ impl GroupModel {
     /// Where the answer is not the model's.
     pub fn redriven(&mut self, place: RecordPlace, edited: Option<&[u8]>, answer: &Result<()>) {
         if let Some(e) = self.resolves(place, answer) {
+            // A power cut may take the redrive, and the parking with it.
+            e.tries_before = (e.tries_before.0.max(e.tries.1), e.tries_before.1.max(e.tries_in_all.1));
+            e.due_before = e.due_before.max(e.due.1);
             let letter = e.letter.as_mut().expect("it is one");
             letter.redrives += 1;
             letter.edited = edited.map(<[u8]>::to_vec);
