@@ -16,8 +16,8 @@ use annals_log::env::Env;
 use annals_log::simulated::{SimulatedClock, SimulatedDisk, SimulatedEntropy, Survivors};
 use annals_model::{
     At, Batch, ConsumerGroup, DeadLetter, Delivery, Durability, Error, ErrorKind, Failure, GroupInfo,
-    GroupMember, GroupOptions, GroupPolicy, HeldKey, Lag, Nacked, NewEvent, Place, Query, RecordPlace,
-    ResetPlan, ResetTo, Result,
+    GroupMember, GroupOptions, GroupPolicy, HeldKey, Lag, Nacked, NewEvent, OnPark, Place, Query,
+    RecordPlace, ResetPlan, ResetTo, Result,
 };
 use annals_projection::projection::{SqliteConsumer, SqliteHandled};
 use annals_store::{Store, StoreOptions, Topic, TopicOptions};
@@ -484,9 +484,10 @@ fn marks_of_events_that_a_power_cut_took_are_refused_also_where_others_stand_in_
         add(&orders, "a", "Placed");
         orders.sync().expect("synced");
         add(&orders, "b", "Placed");
-        run(&mut join(&world, &orders, &group)).expect("it ran well");
+        let mut consumer = join(&world, &orders, &group);
+        run(&mut consumer).expect("it ran well");
         let disk = world.disk.cut(Survivors::Synced, 1);
-        drop((group, orders, store));
+        drop((consumer, group, orders, store));
         world.go_on_with(disk);
         let store = world.store();
         let orders = store.topic("orders").expect("there");
@@ -511,46 +512,54 @@ fn marks_of_events_that_a_power_cut_took_are_refused_also_where_others_stand_in_
 
 #[test]
 fn the_table_of_marks_stays_small_and_dead_letters_are_not_swallowed_by_it() {
-    let world = World::new();
-    let store = Store::in_memory().expect("made");
-    let orders = topic(&store, Durability::Buffered, &[]);
-    let mut batch = Batch::default();
-    for n in 0..5_000 {
-        let event_type = if n % 2 == 0 { "Placed" } else { "Paid" };
-        batch = batch.and_to(format!("s-{n}")).event(NewEvent::new(event_type));
-    }
-    orders.append(&batch).wait().expect("appended");
-    let policy = GroupPolicy { tries_max: 1, ..GroupPolicy::default() };
-    let options = GroupOptions { query: Query::types(["Placed"]), policy, ..GroupOptions::default() };
-    let group = orders.create_group("g", &options).expect("made");
-    let mut consumer = join(&world, &orders, &group).with_events_max(100);
-    let mut most = 0;
-    loop {
-        let handled = consumer
-            .handle(NOW, |delivery, tx| match delivery.event.position {
-                600 | 602 | 4_000 => Err(rusqlite::Error::InvalidQuery),
-                _ => write(delivery, tx),
-            })
-            .expect("it ran well");
-        if handled.is_nothing() {
-            break;
+    let go_on = GroupPolicy { tries_max: 1, on_park: OnPark::GoOn, ..GroupPolicy::default() };
+    let of_type = GroupOptions { query: Query::types(["Placed"]), ..GroupOptions::default() };
+    // Events without a key have their stream for one.
+    let of_key = GroupOptions { key: Some(b"s-0".to_vec()), ..GroupOptions::default() };
+    for (options, streams, events_max) in [(of_type, 5_000, 100), (of_key, 2, 1)] {
+        let world = World::new();
+        let store = Store::in_memory().expect("made");
+        let orders = topic(&store, Durability::Buffered, &[]);
+        let mut batch = Batch::default();
+        for n in 0..5_000 {
+            let event_type = if n % 2 == 0 { "Placed" } else { "Paid" };
+            batch = batch.and_to(format!("s-{}", n % streams)).event(NewEvent::new(event_type));
         }
-        most = most.max(world.runs());
+        orders.append(&batch).wait().expect("appended");
+        let options = GroupOptions { policy: go_on.clone(), ..options };
+        let group = orders.create_group("g", &options).expect("made");
+        let mut consumer = join(&world, &orders, &group).with_events_max(events_max);
+        let (mut most, mut calls) = (0, 0);
+        loop {
+            let handled = consumer
+                .handle(NOW, |delivery, tx| match delivery.event.position {
+                    600 | 602 | 4_000 => Err(rusqlite::Error::InvalidQuery),
+                    _ => write(delivery, tx),
+                })
+                .expect("it ran well");
+            if handled.is_nothing() {
+                break;
+            }
+            calls += 1;
+            if calls % (100 / events_max) == 0 {
+                most = most.max(world.runs());
+            }
+        }
+        assert_eq!(world.rows().len(), 2_497);
+        assert!((800..1_100).contains(&most), "{most} rows at most");
+        // Joined, it has a row before, between and behind the dead letters, and what was added since.
+        assert!(world.runs() < 600, "{} rows in the end", world.runs());
+        for letter in group.dead_letters().expect("read") {
+            group.redrive(letter.place, None).expect("there");
+        }
+        let handled = run(&mut consumer).expect("it ran well");
+        assert_eq!((handled.done, handled.passed_over), (3, 0));
+        assert_eq!(world.rows().len(), 2_500);
+        // And all that is in the table is passed over.
+        group.reset(&ResetTo::At(At::Start)).expect("reset");
+        let handled = run(&mut consumer).expect("it ran well");
+        assert_eq!((handled.done, handled.passed_over), (0, 2_500));
     }
-    assert_eq!(world.rows().len(), 2_497);
-    assert!((900..1_100).contains(&most), "{most} rows at most");
-    // Joined, it has a row before, between and behind the dead letters, and what was added since.
-    assert!(world.runs() < 600, "{} rows in the end", world.runs());
-    for letter in group.dead_letters().expect("read") {
-        group.redrive(letter.place, None).expect("there");
-    }
-    let handled = run(&mut consumer).expect("it ran well");
-    assert_eq!((handled.done, handled.passed_over), (3, 0));
-    assert_eq!(world.rows().len(), 2_500);
-    // And all that is in the table is passed over.
-    group.reset(&ResetTo::At(At::Start)).expect("reset");
-    let handled = run(&mut consumer).expect("it ran well");
-    assert_eq!((handled.done, handled.passed_over), (0, 2_500));
 }
 
 #[test]

@@ -510,7 +510,9 @@ impl SqliteConsumer {
             if view.position >= gap.end {
                 break;
             }
-            if self.options.key.as_deref().is_none_or(|key| view.key == Some(key)) {
+            // What has no key has its stream's name for one.
+            let key_of = view.key.unwrap_or(view.stream.as_bytes());
+            if self.options.key.as_deref().is_none_or(|key| key_of == key) {
                 return Ok(true);
             }
         }
