@@ -1236,19 +1236,21 @@ fn what_was_interrupted_is_alone_also_among_several_members() {
 
 #[test]
 fn closing_a_store_interrupts_nothing() {
-    let mut process = Process::new(TopicOptions::default());
-    put(process.topic(), &["a", "b", "c"]);
-    let (group, mut member) = member_of(process.topic(), policy());
-    assert_eq!(take_all(&mut *member).len(), 3);
-    member.ack(at(1)).expect("it is with the member");
-    process.restart((member, group));
-    let group = process.group();
-    let info = group.info().expect("it is whole");
-    assert_eq!((info.counts, info.done_ahead), (GroupCounts::default(), vec![1]));
-    let mut member = group.join().expect("it is allowed");
-    let again = take_all(&mut *member);
-    assert_eq!(positions(&again), [0, 2]);
-    assert!(again.iter().all(|got| got.tries == 1), "{again:?}");
+    for durability in [Durability::Synced, Durability::Buffered] {
+        let mut process = Process::new(TopicOptions { durability, ..small_segments() });
+        put(process.topic(), &["a", "b", "c"]);
+        let (group, mut member) = member_of(process.topic(), policy());
+        assert_eq!(take_all(&mut *member).len(), 3);
+        member.ack(at(1)).expect("it is with the member");
+        process.restart((member, group));
+        let group = process.group();
+        let info = group.info().expect("it is whole");
+        assert_eq!((info.counts, info.done_ahead), (GroupCounts::default(), vec![1]), "{durability:?}");
+        let mut member = group.join().expect("it is allowed");
+        let again = take_all(&mut *member);
+        assert_eq!(positions(&again).into_iter().collect::<BTreeSet<_>>(), [0, 2].into());
+        assert!(again.iter().all(|got| got.tries == 1), "{again:?}");
+    }
 }
 
 #[test]
@@ -1264,6 +1266,8 @@ fn a_group_of_many_answers_in_any_order_is_the_same_after_opening_again() {
     let (group, mut member) = member_of(process.topic(), GroupPolicy { in_flight_max: 1000, ..policy() });
     let mut random = annals_tests::Random::new(5);
     let (mut out, mut acked, mut parked) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    // So much is written that the group writes an image of itself now and then.
+    let failure = || Failure::new("Failed", "x".repeat(10_000));
     while acked.len() + parked.len() < 4000 {
         while out.len() < 900 {
             out.push(next(&mut *member).expect("there are more").place);

@@ -10,6 +10,10 @@
 //! calls, or a power cut; what was not durable may then be lost, and the model takes over which of it was. At the end of
 //! each list everything is handed out and acked, then all dead letters are redriven, and nothing may be left.
 //! `PROPTEST_CASES` says how many lists there are of each kind.
+//!
+//! Seen to fail with these bugs put into the store one at a time: a claim that is not written down; held events that are
+//! not written with the dead letter; a retried event that lets later ones of its key go by; acks written before the topic
+//! is durable; a commit that does not sync; an image that forgets what is done ahead.
 #![cfg(not(annals_shuttle))]
 
 use std::sync::Arc;
@@ -97,6 +101,8 @@ struct Kind {
     in_flight_max: u32,
     jitter: f64,
     held_per_key_max: u64,
+    /// So many long texts are the chain of each failure. With some the group soon writes an image of itself.
+    failure_texts: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -119,14 +125,16 @@ fn kind() -> impl Strategy<Value = Kind> {
     let on_park = prop_oneof![3 => Just(OnPark::Hold), 1 => Just(OnPark::GoOn)];
     let held = prop_oneof![4 => Just(10_000), 1 => 1..4u64];
     let jitter = prop_oneof![Just(0.0), Just(0.5)];
-    (filter, on_park, 1..5u32, 1..6u32, jitter, held).prop_map(
-        |(filter, on_park, tries_max, in_flight_max, jitter, held_per_key_max)| Kind {
+    let failure_texts = prop_oneof![7 => Just(0), 1 => Just(8)];
+    (filter, on_park, 1..5u32, 1..6u32, jitter, held, failure_texts).prop_map(
+        |(filter, on_park, tries_max, in_flight_max, jitter, held_per_key_max, failure_texts)| Kind {
             filter,
             on_park,
             tries_max,
             in_flight_max,
             jitter,
             held_per_key_max,
+            failure_texts,
         },
     )
 }
@@ -159,7 +167,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (member.clone(), any::<Index>()).prop_map(|(member, which)| Action::Stale(member, which)),
         1 => member.clone().prop_map(Action::Renew),
         3 => member.clone().prop_map(Action::Commit),
-        2 => member.prop_map(Action::Leave),
+        1 => member.prop_map(Action::Leave),
         1 => Just(Action::Drain),
         1 => any::<bool>().prop_map(Action::Pause),
         7 => pass.prop_map(Action::Pass),
@@ -167,8 +175,8 @@ fn action() -> impl Strategy<Value = Action> {
         4 => (any::<Index>(), option::of(any::<u8>())).prop_map(|(which, edited)| Action::Redrive(which, edited)),
         1 => any::<Index>().prop_map(Action::Discard),
         1 => to.prop_map(Action::Reset),
-        2 => any::<bool>().prop_map(|close| Action::Reopen { close }),
-        3 => option::of(any::<u64>()).prop_map(|cut| Action::Crash { cut }),
+        1 => any::<bool>().prop_map(|close| Action::Reopen { close }),
+        2 => option::of(any::<u64>()).prop_map(|cut| Action::Crash { cut }),
     ]
 }
 
@@ -185,6 +193,7 @@ struct Run {
     topic: Option<Topic>,
     group: Option<Box<dyn ConsumerGroup>>,
     members: [Option<(u64, Box<dyn GroupMember>)>; MEMBERS],
+    failure_texts: usize,
     /// What was appended, selected or not: by place, whether it is selected, its key and data.
     appended: Vec<(RecordPlace, bool, Vec<u8>, Vec<u8>)>,
     next_member: u64,
@@ -224,6 +233,7 @@ impl Run {
             topic: None,
             group: None,
             members: [None, None, None],
+            failure_texts: kind.failure_texts,
             appended: Vec::new(),
             next_member: 0,
             next_event: 0,
@@ -262,6 +272,14 @@ impl Run {
             Action::Append { stream, key, kind, events } => self.append(stream, key, kind, events),
             Action::Join(slot) => self.join(slot),
             Action::Next(slot, times) => {
+                let slot =
+                    match (0..MEMBERS).map(|n| (slot + n) % MEMBERS).find(|s| self.members[*s].is_some()) {
+                        Some(slot) => slot,
+                        None => {
+                            self.join(slot);
+                            slot
+                        }
+                    };
                 for _ in 0..times {
                     if !self.next(slot) {
                         break;
@@ -269,9 +287,13 @@ impl Run {
                 }
             }
             Action::Answer(slot, which, how) => {
-                let Some((number, _)) = &self.members[slot] else { return };
-                let with = self.model.with(*number);
-                if !with.is_empty() {
+                // The member of this slot, or of another that has something.
+                let with = |slot: usize| {
+                    let member = self.members[slot].as_ref();
+                    member.map_or_else(Vec::new, |(number, _)| self.model.with(*number))
+                };
+                let some = (0..MEMBERS).map(|n| (slot + n) % MEMBERS).map(|slot| (slot, with(slot)));
+                if let Some((slot, with)) = some.into_iter().find(|(_, with)| !with.is_empty()) {
                     self.answer(slot, with[which.index(with.len())], &how);
                 }
             }
@@ -453,7 +475,8 @@ impl Run {
             How::Ack => self.model.acked(number, place, &member.ack(place)),
             How::Nack { hopeless, delay } => {
                 let name = if *hopeless { "Hopeless::Case" } else { "Passing" };
-                let failure = Failure::new(name, format!("{place} failed"));
+                let chain = vec!["cause ".repeat(2500); self.failure_texts];
+                let failure = Failure { chain, ..Failure::new(name, format!("{place} failed")) };
                 let delay = delay.map(|ms| Duration::from_millis(ms.into()));
                 let answer = member.nack(place, &failure, delay);
                 self.model.nacked(number, place, (&failure, delay), &answer, now);
@@ -640,17 +663,17 @@ proptest! {
     #![proptest_config(Config { cases: 300, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn a_group_of_a_synced_topic_does_what_the_model_does(kind in kind(), actions in vec(action(), 1..80)) {
+    fn a_group_of_a_synced_topic_does_what_the_model_does(kind in kind(), actions in vec(action(), 1..150)) {
         run(1, Durability::Synced, &kind, actions);
     }
 
     #[test]
-    fn a_group_of_a_buffered_topic_does_what_the_model_does(kind in kind(), actions in vec(action(), 1..80)) {
+    fn a_group_of_a_buffered_topic_does_what_the_model_does(kind in kind(), actions in vec(action(), 1..150)) {
         run(1, Durability::Buffered, &kind, actions);
     }
 
     #[test]
-    fn a_group_of_two_partitions_does_what_the_model_does(kind in kind(), actions in vec(action(), 1..80)) {
+    fn a_group_of_two_partitions_does_what_the_model_does(kind in kind(), actions in vec(action(), 1..150)) {
         run(2, Durability::Synced, &kind, actions);
     }
 }

@@ -20,6 +20,7 @@ use crate::progress::{Progress, Unit};
 pub(crate) const DEFAULT_TOPIC: &str = "events";
 
 /// The options that every verb takes, and what follows from them.
+#[derive(Clone)]
 pub(crate) struct Context {
     /// `--store`, or `ANNALS_STORE`.
     pub(crate) store: Option<PathBuf>,
@@ -36,6 +37,11 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// The same with this topic.
+    pub(crate) fn with_topic(&self, topic: &str) -> Context {
+        Context { topic: Some(topic.to_owned()), ..self.clone() }
+    }
+
     /// The store's directory: `--store`, or else where we are.
     pub(crate) fn store_dir(&self) -> &Path {
         self.store.as_deref().unwrap_or(Path::new("."))

@@ -24,8 +24,9 @@
 //! No `data…` field at all means that the data is *absent*, which is not the same as empty (`"data_text":""`). Input
 //! may also have `expected` (`"any"`, `"none"`, `"exists"` or a revision) and, for metadata that has a name of its own,
 //! `correlation_id`, `causation_id` and `traceparent`, and may write `metadata` as an object. What the store assigns
-//! (`position`, `partition`, `revision`, `recorded_time`) is ignored on input; any other field is refused, so that a
-//! misspelt one is not lost silently.
+//! (`position`, `partition`, `revision`, `recorded_time`), and what `consume` tells of a delivery beside the event (`place`,
+//! `tries`, `redriven`, `edited`), is ignored on input; any other field is refused, so that a misspelt one is not lost
+//! silently.
 //!
 //! # Invariants
 //! - A printed line, appended again, stores the same bytes: data, key and metadata values come back verbatim.
@@ -363,6 +364,14 @@ struct Fields<'a> {
     _revision: IgnoredAny,
     #[serde(default, rename = "recorded_time")]
     _recorded_time: IgnoredAny,
+    #[serde(default, rename = "place")]
+    _place: IgnoredAny,
+    #[serde(default, rename = "tries")]
+    _tries: IgnoredAny,
+    #[serde(default, rename = "redriven")]
+    _redriven: IgnoredAny,
+    #[serde(default, rename = "edited")]
+    _edited: IgnoredAny,
 }
 
 /// Text that is borrowed where it has no escapes.

@@ -25,7 +25,7 @@ pub(crate) enum Exit {
     Found,
     /// 2: the call or its input is wrong.
     Usage,
-    /// 3: a conflict: the expectation, or the id, was decided by another event.
+    /// 3: a conflict: the expectation, or the id, was decided by another event, or the delivery is another member's.
     Conflict,
     /// 4: not there.
     NotFound,
@@ -35,6 +35,8 @@ pub(crate) enum Exit {
     Damaged,
     /// 7: the store cannot be reached or used just now.
     Unreachable,
+    /// 8: a consumer group has stopped itself at a bound of its policy.
+    Stopped,
     /// 128 and the signal's number: 130 for Ctrl-C.
     Interrupted(u8),
 }
@@ -51,6 +53,7 @@ impl Exit {
             Exit::Locked => 5,
             Exit::Damaged => 6,
             Exit::Unreachable => 7,
+            Exit::Stopped => 8,
             Exit::Interrupted(signal) => 128 + signal,
         }
     }
@@ -58,9 +61,11 @@ impl Exit {
     /// What to do after an error of this kind, told by the number.
     pub(crate) fn of(kind: &ErrorKind) -> Exit {
         match kind {
-            ErrorKind::Conflict { .. } | ErrorKind::ConditionFailed { .. } | ErrorKind::IdReused { .. } => {
-                Exit::Conflict
-            }
+            ErrorKind::Conflict { .. }
+            | ErrorKind::ConditionFailed { .. }
+            | ErrorKind::IdReused { .. }
+            | ErrorKind::LeaseExpired => Exit::Conflict,
+            ErrorKind::Stopped => Exit::Stopped,
             ErrorKind::Invalid => Exit::Usage,
             ErrorKind::NotFound | ErrorKind::HistoryTruncated { .. } => Exit::NotFound,
             ErrorKind::Locked { .. } => Exit::Locked,
@@ -82,11 +87,12 @@ Exit codes:
   0    done (also when the reader of a pipe went away)
   1    checked, and found something
   2    the call or its input is wrong
-  3    conflict: not the expected revision, or an id that belongs to another event
-  4    not found: no such store, topic, stream or event
+  3    conflict: not the expected revision, an id that belongs to another event, or a delivery that expired
+  4    not found: no such store, topic, stream, event, consumer group or dead letter
   5    locked: another process owns the store (it is named)
   6    damaged: bytes on disk are not what was written
   7    unreachable: the disk is full or fails, or the store needs a newer `annals`
+  8    stopped: a consumer group has reached a bound of its policy, or is paused
   130  interrupted (Ctrl-C)";
 
 /// What went wrong, why, and what to do next.
@@ -260,9 +266,9 @@ fn advice(kind: &ErrorKind) -> (Option<String>, Option<&'static str>) {
         ErrorKind::Io => Some("see to the cause, then run it again"),
         ErrorKind::Incompatible { .. } => Some("use a newer `annals`"),
         ErrorKind::LeaseExpired => Some("drop the work: the event is delivered again"),
-        ErrorKind::Stopped => {
-            Some("work through its dead letters (`annals dlq`), then `annals groups resume`")
-        }
+        ErrorKind::Stopped => Some(
+            "work through its dead letters (`annals dlq`), or raise the bound (`annals groups alter`); then `annals groups resume`",
+        ),
         _ => None,
     };
     (why, next)
@@ -298,6 +304,8 @@ mod tests {
             (ErrorKind::Full, 7),
             (ErrorKind::Io, 7),
             (ErrorKind::Incompatible { found: 9, supported: 1 }, 7),
+            (ErrorKind::LeaseExpired, 3),
+            (ErrorKind::Stopped, 8),
         ] {
             assert_eq!(Exit::of(&kind).code(), code, "{kind:?}");
         }

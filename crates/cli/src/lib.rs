@@ -12,11 +12,13 @@ mod event_json;
 mod event_row;
 mod export;
 mod failure;
+mod files;
 #[doc(hidden)]
 pub mod fuzz;
 mod import;
 mod interrupt;
 mod json;
+mod log;
 mod output;
 mod positions;
 mod progress;
@@ -28,7 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 use crate::context::{Context, say};
 use crate::failure::{EXIT_CODES, Exit, Failure, Result};
@@ -37,7 +39,7 @@ use crate::output::Format;
 
 /// An append-only event log and event-sourcing store: append events, read them, replay them, check them.
 #[derive(Parser)]
-#[command(name = "annals", version, max_term_width = 110, after_long_help = EXIT_CODES)]
+#[command(name = "annals", version, max_term_width = 110, after_long_help = format!("{EXIT_CODES}\n\n{}", log::HELP))]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -65,6 +67,9 @@ struct Global {
     /// Say nothing on stderr but errors
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Say on stderr what the store does; twice: in detail
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
 }
 
 #[derive(Subcommand)]
@@ -77,6 +82,9 @@ enum Verb {
     Streams(verbs::streams::Args),
     Topics(verbs::topics::Args),
     Project(verbs::project::Args),
+    Consume(Box<verbs::consume::Args>),
+    Groups(Box<verbs::groups::Args>),
+    Dlq(Box<verbs::dlq::Args>),
     Import(Box<import::Args>),
     Export(export::Args),
     Replay(replay::Args),
@@ -101,6 +109,7 @@ pub fn main() -> ExitCode {
         say(Cli::command().render_help());
         return Exit::Usage.into();
     };
+    log::install(cli.global.verbose, cli.global.quiet);
     let ctx = Context {
         // `ANNALS_STORE=` means that nothing is said.
         store: cli.global.store.filter(|dir| !dir.as_os_str().is_empty()),
@@ -129,6 +138,9 @@ fn run(ctx: &Context, verb: Verb) -> Result<Exit> {
         Verb::Streams(args) => verbs::streams::run(ctx, args),
         Verb::Topics(args) => verbs::topics::run(ctx, args),
         Verb::Project(args) => verbs::project::run(ctx, args),
+        Verb::Consume(args) => verbs::consume::run(ctx, *args),
+        Verb::Groups(args) => verbs::groups::run(ctx, *args),
+        Verb::Dlq(args) => verbs::dlq::run(ctx, *args),
         Verb::Import(args) => import::run(ctx, *args),
         Verb::Export(args) => export::run(ctx, args),
         Verb::Replay(args) => replay::run(ctx, args),

@@ -286,6 +286,11 @@ impl Rows {
         Ok(())
     }
 
+    /// Sets apart what follows; for tables.
+    pub(crate) fn blank_line(&mut self) -> Result<()> {
+        self.output.end_line()
+    }
+
     /// Sends what was written so far, as before waiting for more.
     pub(crate) fn flush(&mut self) -> Result<()> {
         if let Some(table) = &mut self.table {

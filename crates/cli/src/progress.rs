@@ -7,9 +7,27 @@
 //! Elsewhere: what verbs print (`output`).
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The bar that is shown, for what other threads say beside it. A command shows one at a time.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+fn shown() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
+    SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says a line on stderr, above the bar where one is shown.
+pub(crate) fn say_beside_the_bar(line: impl std::fmt::Display) {
+    // Not said under the lock: the bar has one of its own.
+    let bar = shown().clone();
+    match bar {
+        Some(bar) => bar.suspend(|| crate::context::say(line)),
+        None => crate::context::say(line),
+    }
+}
 
 const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: u64 = 1024;
@@ -93,15 +111,13 @@ impl Progress {
 
     /// Says something above the bar.
     pub(crate) fn note(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| crate::context::say(line)),
-            None => crate::context::say(line),
-        }
+        say_beside_the_bar(line);
     }
 
     /// Takes the bar away.
     pub(crate) fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
+            *shown() = None;
             bar.finish_and_clear();
         }
     }
@@ -122,6 +138,7 @@ impl Progress {
                 bar.set_style(style);
             }
             bar.set_message(self.what);
+            *shown() = Some(bar.clone());
             self.bar = Some(bar);
         }
         if let Some(bar) = &self.bar {

@@ -103,6 +103,10 @@ fn what_is_not_there_is_not_found() {
         &["append", "s", "--type", "T"],
         &["append", "--stdin"],
         &["topics", "create", "x"],
+        &["groups"],
+        &["groups", "create", "x"],
+        &["dlq", "list"],
+        &["consume", "--group", "x", "--exec", "cat"],
     ] {
         place.run(args).exits(4).says(&["there is no store", "why:", "next:", "annals init"]);
     }
@@ -160,6 +164,9 @@ fn each_verb_says_whether_it_opens_to_read_or_to_write() {
         ("streams", "Opens the store to read"),
         ("topics", "open the store to read"),
         ("stats", "Opens the store to read"),
+        ("groups", "open the store to read"),
+        ("dlq", "open the store to read"),
+        ("consume", "Opens the store to write"),
         ("import", "Opens the store to write"),
         ("export", "Opens the store to read"),
         ("replay", "Opens the store to read"),
@@ -182,7 +189,7 @@ fn help_prints_the_exit_codes() {
     let place = Place::empty();
     for args in [&["--help"][..], &["help", "exit-codes"], &["exit-codes"]] {
         let help = place.run(args).exits(0).stdout;
-        for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "130"] {
+        for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "8 ", "130"] {
             assert!(help.lines().any(|l| l.trim_start().starts_with(code)), "{code} in {help}");
         }
     }
@@ -197,7 +204,7 @@ fn completions_and_manual_pages_are_made() {
     }
     assert!(place.run(&["man"]).exits(0).stdout.contains(".TH annals"));
     place.run(&["man", "pages"]).exits(0);
-    for page in ["annals.1", "annals-append.1", "annals-read.1"] {
+    for page in ["annals.1", "annals-append.1", "annals-read.1", "annals-consume.1"] {
         assert!(place.beside("pages").join(page).exists(), "{page}");
     }
 }

@@ -17,6 +17,7 @@ mod bulk;
 mod lines;
 
 use answer::{Answer, answer_columns};
+pub(crate) use bulk::Gathered;
 
 /// Append an event to a stream, or many events from stdin (writes)
 ///

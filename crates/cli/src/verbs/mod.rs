@@ -2,8 +2,11 @@
 
 pub(crate) mod append;
 pub(crate) mod backup;
+pub(crate) mod consume;
 pub(crate) mod demo;
+pub(crate) mod dlq;
 pub(crate) mod get;
+pub(crate) mod groups;
 pub(crate) mod init;
 pub(crate) mod project;
 pub(crate) mod read;

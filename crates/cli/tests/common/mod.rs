@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod faults;
+pub(crate) mod owner;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -85,7 +86,9 @@ impl Place {
             .args(args)
             .env("ANNALS_STORE", self.store())
             .env_remove("NO_COLOR")
-            .env_remove("CLICOLOR_FORCE");
+            .env_remove("CLICOLOR_FORCE")
+            .env_remove("ANNALS_LOG")
+            .env_remove("RUST_LOG");
         command.current_dir(self.dir.path());
         command
     }

@@ -419,8 +419,13 @@ impl Live {
                 changes.push(Change::Released { partition: partition.id, positions: gone });
             }
         }
+        let some_are_gone = !changes.is_empty();
         changes.push(Change::Interrupted { time });
         self.write(changes)?;
+        if some_are_gone {
+            // Others take their positions, and another power cut must not bring the claims back for those.
+            self.journal.topic.sync()?;
+        }
         let tries_max = self.state.options.policy.tries_max;
         let exhausted: Vec<_> = self
             .state

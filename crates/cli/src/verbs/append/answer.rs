@@ -203,6 +203,8 @@ fn kind_name(kind: &ErrorKind) -> &'static str {
         ErrorKind::HistoryTruncated { .. } => "history_truncated",
         ErrorKind::Full => "full",
         ErrorKind::Incompatible { .. } => "incompatible",
+        ErrorKind::LeaseExpired => "lease_expired",
+        ErrorKind::Stopped => "stopped",
         _ => "io",
     }
 }

@@ -401,14 +401,14 @@ impl Defaults {
 }
 
 /// Gathers the lines of a batch.
-struct Gathered<'a> {
-    batch: Batch<'a>,
+pub(crate) struct Gathered<'a> {
+    pub(crate) batch: Batch<'a>,
     /// Where each stream stands in the batch, and how many events it has there.
     streams: HashMap<Cow<'a, str>, (usize, u64)>,
 }
 
 impl<'a> Gathered<'a> {
-    fn new(durability: Option<Durability>) -> Self {
+    pub(crate) fn new(durability: Option<Durability>) -> Self {
         let mut batch = Batch::default();
         batch.durability = durability;
         Gathered { batch, streams: HashMap::new() }
@@ -416,7 +416,7 @@ impl<'a> Gathered<'a> {
 
     /// Adds an event. What it expects of its stream is meant as of its own line, behind the lines before it; the batch
     /// wants to know what is expected before all of them.
-    fn add(
+    pub(crate) fn add(
         &mut self,
         stream: Cow<'a, str>,
         expected: ExpectedRevision,
