@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use annals_log::env::{Env, MemoryDisk};
+use annals_log::simulated::{SimulatedDisk, Survivors};
 use annals_model::{
     Appended, At, Batch, ConsumerGroup, ConsumerGroups, DeadLetter, Durability, ErrorKind, EventStore,
     Failure, GroupCounts, GroupMember, GroupOptions, GroupPolicy, LetterState, Nacked, NewEvent, OnPark,
@@ -1203,6 +1204,35 @@ fn of_one_key_that_was_interrupted_as_a_whole_the_first_is_parked_and_the_rest_a
     assert_eq!(held(&*group), [("a".to_owned(), Some(0), vec![1, 2, 3])]);
     group.discard(at(0), "").expect("it is one");
     assert_eq!(ack_all(&mut *member), [1, 2, 3]);
+}
+
+/// On a `Buffered` topic a power cut may leave the claim and take the event.
+#[test]
+fn a_claim_does_not_count_for_another_event_that_got_the_position_of_one_that_a_power_cut_took() {
+    let options = || StoreOptions { sync_interval: Duration::from_secs(3600), ..quiet() };
+    let buffered = TopicOptions { durability: Durability::Buffered, ..small_segments() };
+    let disk = SimulatedDisk::new();
+    let (store, topic) = open_topic(&disk.env(1), options(), buffered.clone()).expect("it opens");
+    let once = GroupPolicy { tries_max: 1, ..policy() };
+    put(&topic, &["a", "b"]);
+    topic.sync().expect("nothing fails");
+    let (group, mut member) = member_of(&topic, once);
+    assert_eq!(next(&mut *member).map(|got| got.place), Some(at(0)));
+    put(&topic, &["c"]);
+    let claimed = take_all(&mut *member);
+    assert_eq!(claimed.last().map(|got| got.place), Some(at(2)));
+    store.internal_topics()[0].sync().expect("nothing fails");
+    let after = disk.cut(Survivors::Synced, 0);
+    drop((member, group, topic, store));
+
+    let (_store, topic) = open_topic(&after.env(2), options(), buffered).expect("it opens");
+    put(&topic, &["another"]);
+    let group = groups(&topic).group("group").expect("it is there");
+    let mut member = group.join().expect("it is allowed");
+    let interrupted: Vec<u64> = letters(&*group).iter().map(|letter| letter.place.position).collect();
+    assert!(interrupted.contains(&0) && !interrupted.contains(&2), "{interrupted:?}");
+    let got = take_all(&mut *member);
+    assert_eq!(got.last().map(|got| (got.place, got.tries)), Some((at(2), 1)));
 }
 
 #[test]

@@ -19,8 +19,8 @@ use std::time::Duration;
 use annals_log::format::Record;
 use annals_log::sync::{Arc, AtomicBool, Mutex, Ordering};
 use annals_model::{
-    Durability, Error, ErrorKind, EventView, Failure, GroupPolicy, Nacked, OnPark, ParkReason, Position,
-    Read, RecordPlace, Result, Timestamp,
+    Durability, Error, ErrorKind, EventId, EventView, Failure, GroupPolicy, Nacked, OnPark, ParkReason,
+    Position, Read, RecordPlace, Result, Timestamp,
 };
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -56,6 +56,7 @@ pub(super) struct Chunk {
 pub(super) struct Item {
     pub(super) at: RecordPlace,
     pub(super) key: Key,
+    id: EventId,
     pub(super) tries: u32,
     pub(super) redriven: bool,
     pub(super) edited: Option<Arc<Vec<u8>>>,
@@ -412,7 +413,7 @@ impl Live {
         // A power cut can have taken events from a `Buffered` topic after they were claimed.
         let mut changes = Vec::new();
         for (partition, state) in self.topic.inner.partitions.iter().zip(&self.state.partitions) {
-            let end = partition.log.watermark().position;
+            let end = self.sound_end(partition, state)?;
             let gone: Vec<_> =
                 state.claimed.iter().filter(|r| r.end > end).map(|r| (r.start.max(end), r.end)).collect();
             if !gone.is_empty() {
@@ -451,6 +452,24 @@ impl Live {
         // Tries, letters and holds have changed.
         self.begin_at_committed();
         Ok(())
+    }
+
+    /// Behind the last position of which it is known that it holds what it held when the group saw it.
+    ///
+    /// A power cut takes the end of a topic: where a claim's last event is there, so is all before it.
+    fn sound_end(&self, partition: &Partition, state: &PartitionState) -> Result<Position> {
+        let end = partition.log.watermark().position;
+        if self.topic.inner.options.durability == Durability::Synced {
+            return Ok(end);
+        }
+        for (position, id) in state.claims.iter().rev().filter(|(position, _)| **position < end) {
+            let at = RecordPlace { partition: partition.id, position: *position };
+            if self.topic.get(at)?.is_some_and(|event| event.id.to_string() == *id) {
+                return Ok(position + 1);
+            }
+        }
+        // What is written as done was durable.
+        Ok(state.done.iter().last().map_or(state.committed, |done| done.end))
     }
 
     /// The change that parks an event.
@@ -687,7 +706,10 @@ impl Live {
             item.chunk = Arc::clone(&chunk);
         }
         for (partition, positions) in spans(items.iter().map(|i| (i.at.partition, i.at.position))) {
-            changes.push(Change::Claimed { partition, positions });
+            let here = items.iter().filter(|item| item.at.partition == partition);
+            let last =
+                here.max_by_key(|item| item.at.position).map_or_else(String::new, |i| i.id.to_string());
+            changes.push(Change::Claimed { partition, positions, last });
         }
         let written = self.write_claim(changes);
         // What was gathered is with nobody.
@@ -793,7 +815,7 @@ impl Live {
                 }
             };
             let bytes = key_bytes(&view);
-            let at = view.place();
+            let (at, id) = (view.place(), view.id);
             feed.next = at.position + 1;
             if state.options.key.as_deref().is_some_and(|wanted| bytes != wanted) {
                 continue;
@@ -859,6 +881,7 @@ impl Live {
             items.push(Item {
                 at,
                 key,
+                id,
                 tries: 1,
                 redriven: false,
                 edited: None,
@@ -902,6 +925,7 @@ impl Live {
         Ok(Item {
             at,
             key,
+            id: partition.decode(&record)?.id,
             tries: 1,
             redriven: false,
             edited: None,

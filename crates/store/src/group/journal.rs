@@ -42,8 +42,9 @@ pub(super) enum Change {
     Configured { policy: StoredPolicy },
     /// It was taken away.
     Deleted,
-    /// These are about to be handed to members.
-    Claimed { partition: u32, positions: Spans },
+    /// These are about to be handed to members; with the id of the last, since on a `Buffered` topic a power cut may take
+    /// it, and others get its position.
+    Claimed { partition: u32, positions: Spans, last: String },
     /// These are handled, or are none of the group's.
     Acked { partition: u32, positions: Spans },
     /// These were claimed, and given back untried.

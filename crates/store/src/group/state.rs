@@ -42,6 +42,8 @@ pub(super) struct PartitionState {
     /// Done, behind the committed position.
     pub(super) done: Ranges,
     pub(super) claimed: Ranges,
+    /// The last position of each claim that the commit has not passed, with its event's id.
+    pub(super) claims: BTreeMap<Position, String>,
     pub(super) holds: BTreeMap<Vec<u8>, Hold>,
 }
 
@@ -80,6 +82,8 @@ pub(super) struct Hold {
     pub(super) queue: VecDeque<Position>,
 }
 
+type StoredPartition = (u32, Position, Spans, Spans, Vec<(Position, String)>);
+
 /// A piece of an image.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Part {
@@ -89,8 +93,8 @@ pub(super) enum Part {
         created: i64,
         /// By partition, where it began: incarnation, position.
         began: Vec<(u32, Position)>,
-        /// By partition: incarnation, committed, done ahead, claimed.
-        partitions: Vec<(u32, Position, Spans, Spans)>,
+        /// By partition: incarnation, committed, done ahead, claimed, ends of claims.
+        partitions: Vec<StoredPartition>,
         paused: bool,
         stopped: Option<String>,
         counts: [u64; 6],
@@ -170,9 +174,12 @@ impl State {
         match change {
             Change::Created { .. } | Change::Deleted => {}
             Change::Configured { policy } => self.options.policy = policy.clone().into(),
-            Change::Claimed { partition, positions } => {
+            Change::Claimed { partition, positions, last } => {
                 if let Some(p) = self.partitions.get_mut(*partition as usize) {
                     positions.iter().for_each(|(start, end)| p.claimed.insert(*start..*end));
+                    if let Some((_, end)) = positions.last().filter(|(_, end)| *end > p.committed) {
+                        p.claims.insert(end - 1, last.clone());
+                    }
                 }
             }
             Change::Acked { partition, positions } => {
@@ -198,6 +205,7 @@ impl State {
                 };
                 for partition in 0..self.partitions.len() as u32 {
                     let claimed = std::mem::take(&mut self.partitions[partition as usize].claimed);
+                    self.partitions[partition as usize].claims.clear();
                     for position in claimed.positions() {
                         self.counts.interrupted += 1;
                         let tries = self.tried(place((partition, position)), &failure, *time);
@@ -291,6 +299,7 @@ impl State {
                     p.committed = *committed;
                     p.done = Ranges::default();
                     p.claimed = Ranges::default();
+                    p.claims.clear();
                     for hold in p.holds.values_mut() {
                         hold.letter = hold.letter.filter(|l| l < committed);
                         let before = hold.queue.len();
@@ -354,6 +363,9 @@ impl State {
         }
         while let Some(end) = p.done.pop_at(p.committed) {
             p.committed = p.committed.max(end);
+        }
+        while let Some(claim) = p.claims.first_entry().filter(|claim| *claim.key() < p.committed) {
+            claim.remove();
         }
     }
 
@@ -479,7 +491,10 @@ impl State {
             partitions: self
                 .partitions
                 .iter()
-                .map(|p| (p.incarnation, p.committed, pairs(&p.done), pairs(&p.claimed)))
+                .map(|p| {
+                    let claims = p.claims.iter().map(|(at, id)| (*at, id.clone())).collect();
+                    (p.incarnation, p.committed, pairs(&p.done), pairs(&p.claimed), claims)
+                })
                 .collect(),
             paused: self.paused,
             stopped: self.stopped.clone(),
@@ -507,7 +522,8 @@ impl State {
             (Part::Head { topic, options, created, began, partitions, paused, stopped, counts }, state) => {
                 let ranges = |spans: Spans| spans.into_iter().map(|(start, end)| start..end).collect();
                 let partition =
-                    |(incarnation, committed, done, claimed): (u32, Position, Spans, Spans)| PartitionState {
+                    |(incarnation, committed, done, claimed, claims): StoredPartition| PartitionState {
+                        claims: claims.into_iter().collect(),
                         incarnation,
                         committed,
                         done: ranges(done),
