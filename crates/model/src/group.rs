@@ -28,7 +28,7 @@ pub struct GroupOptions {
     pub selection: Selection,
     /// Which of their events.
     pub query: Query,
-    /// Only events of this key.
+    /// Only events of this key; an event that was given none has its stream for one.
     pub key: Option<Vec<u8>>,
     /// Where it begins: the start, the end, a position, a place, or a recorded time.
     pub from: At,

@@ -484,9 +484,10 @@ fn marks_of_events_that_a_power_cut_took_are_refused_also_where_others_stand_in_
         add(&orders, "a", "Placed");
         orders.sync().expect("synced");
         add(&orders, "b", "Placed");
-        run(&mut join(&world, &orders, &group)).expect("it ran well");
+        let mut consumer = join(&world, &orders, &group);
+        run(&mut consumer).expect("it ran well");
         let disk = world.disk.cut(Survivors::Synced, 1);
-        drop((group, orders, store));
+        drop((consumer, group, orders, store));
         world.go_on_with(disk);
         let store = world.store();
         let orders = store.topic("orders").expect("there");
