@@ -11,22 +11,27 @@ use common::Place;
 use common::faults::{Random, rounds};
 use common::owner::Owner;
 
-/// Streams, which are the keys; and events, of which every 100th is of a stream of its own and kills its worker.
+/// Streams, which are the keys.
 const STREAMS: usize = 5;
-const EVENTS: usize = 250;
 
-fn is_poison(n: usize) -> bool {
-    n % 100 == 49
+/// How many events there are: more for a worker that stays, since it is faster.
+fn events(stays: bool) -> usize {
+    if stays { 1_500 } else { 250 }
 }
 
-fn filled() -> Place {
+/// Each of these is of a stream of its own, and kills its worker.
+fn is_poison(n: usize) -> bool {
+    n == 49 || n == 149
+}
+
+fn filled(events: usize) -> Place {
     let place = Place::with_store();
     let line = |n: usize| match is_poison(n) {
         true => format!("{{\"stream\":\"poison-{n}\",\"type\":\"Poison\"}}\n"),
         false => format!("{{\"stream\":\"s-{}\",\"type\":\"T\"}}\n", n % STREAMS),
     };
     place
-        .run_with(&["append", "-q", "--stdin", "--batch", "50"], (0..EVENTS).map(line).collect::<String>())
+        .run_with(&["append", "-q", "--stdin", "--batch", "50"], (0..events).map(line).collect::<String>())
         .exits(0);
     // What is in hand when an owner dies counts as tried, so more tries than owners.
     place.run(&["groups", "create", "g", "--tries", "8", "--backoff", "1ms"]).exits(0);
@@ -83,26 +88,33 @@ fn handled(place: &Place) -> Vec<Handled> {
 
 #[test]
 fn a_waiting_process_takes_over_from_a_killed_one_with_nothing_lost_and_order_kept() {
-    let mut random = Random::seeded(0xc1);
+    let (mut random, mut killed) = (Random::seeded(0xc1), 0);
     for round in 0..rounds(6) {
         let stays = round % 2 == 1;
-        let place = filled();
+        let events = events(stays);
+        let place = filled(events);
         let kills = 2 + random.below(4);
         let mut owner = waiting(&place, stays);
         let (mut committed, mut pids) = (Vec::new(), vec![owner.id()]);
         for _ in 0..kills {
-            // Who waits can only be known once the other one owns the store.
-            owner.says("handled");
+            // Who waits can only be known once the other one owns the store. On a busy machine an owner may be through
+            // before it is killed; then there is nobody left to kill.
+            if !owner.says_unless_it_ends("handled") {
+                break;
+            }
             let mut next = waiting(&place, stays);
             pids.push(next.id());
-            next.says("waiting for the end of process");
-            for _ in 0..random.below(EVENTS / kills / 2) {
-                owner.says("handled");
+            let waits = next.says_unless_it_ends("waiting for the end of process");
+            let enough = random.below(events / kills / 2);
+            if !waits || !(0..enough).all(|_| owner.says_unless_it_ends("handled")) {
+                owner = next;
+                break;
             }
             // Everything before this place is done for good, whenever it dies from now on.
             let at = place.run(&["groups", "describe", "g", "-q"]).exits(0).json()[0]["committed"].clone();
             committed.push(at.as_str().and_then(|at| at.parse::<u64>().ok()).expect("a position"));
             owner.kill();
+            killed += 1;
             owner = next;
         }
         assert_eq!(owner.ends(), Some(0), "{:#?}", owner.said);
@@ -147,7 +159,7 @@ fn a_waiting_process_takes_over_from_a_killed_one_with_nothing_lost_and_order_ke
             );
         }
         let expected: BTreeMap<String, u64> =
-            (0..EVENTS).filter(|n| !is_poison(*n)).fold(BTreeMap::new(), |mut all, n| {
+            (0..events).filter(|n| !is_poison(*n)).fold(BTreeMap::new(), |mut all, n| {
                 *all.entry(format!("s-{}", n % STREAMS)).or_insert(0) += 1;
                 all
             });
@@ -159,10 +171,12 @@ fn a_waiting_process_takes_over_from_a_killed_one_with_nothing_lost_and_order_ke
         let letters = place.run(&["dlq", "list", "g"]).exits(0).json();
         let parked: Vec<_> =
             letters.iter().map(|l| l["place"].as_str().expect("a place").to_owned()).collect();
-        let poison: Vec<_> = (0..EVENTS).filter(|n| is_poison(*n)).map(|n| format!("0:{n}")).collect();
+        let poison: Vec<_> = (0..events).filter(|n| is_poison(*n)).map(|n| format!("0:{n}")).collect();
         assert_eq!(parked, poison, "what kills its worker, and nothing else: {letters:#?}");
         place.run(&["verify", "--deep", "-q"]).exits(0);
     }
+    eprintln!("{killed} owners were killed");
+    assert!(killed > 0, "every owner was through before it could be killed");
 }
 
 #[test]
