@@ -22,6 +22,7 @@ use annals_model::{
     RecordPlace, RecordedEvent,
 };
 use annals_store::{Store, StoreOptions, Topic, TopicOptions};
+use annals_tests::on_all_cores;
 
 const DIR: &str = "/store";
 /// The one partition of the one topic.
@@ -391,15 +392,7 @@ fn power_is_cut_at_every_call_and_again_at_every_call_of_the_recovery() {
         }
     };
     // Each seed does the same whichever thread runs it.
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for thread in threads {
-            if let Err(failure) = thread.join() {
-                std::panic::resume_unwind(failure);
-            }
-        }
-    });
+    on_all_cores(work);
     let (images, seed) = (images.into_inner(), next.into_inner());
     println!("{images} images of {} workloads", seed - 1);
 }

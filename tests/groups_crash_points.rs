@@ -22,7 +22,7 @@ use annals_model::{
     GroupPolicy, LetterState, NewEvent, ParkReason, Query, Read, RecordPlace, ResetTo,
 };
 use annals_store::{Store, StoreOptions, Topic, TopicOptions};
-use annals_tests::{Random, StillClock, env_on, events};
+use annals_tests::{Random, StillClock, env_on, events, on_all_cores};
 
 const DIR: &str = "/store";
 const NOW: Duration = Duration::ZERO;
@@ -515,15 +515,7 @@ fn power_is_cut_at_every_call_of_a_group_and_again_at_every_call_of_its_opening(
         }
     };
     // Each seed does the same whichever thread runs it.
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for thread in threads {
-            if let Err(failure) = thread.join() {
-                std::panic::resume_unwind(failure);
-            }
-        }
-    });
+    on_all_cores(work);
     let (images, seed) = (images.into_inner(), next.into_inner());
     let folded = folded.into_inner();
     println!(

@@ -202,6 +202,19 @@ pub fn env_on(disk: Arc<dyn Disk>, clock: Arc<impl Clock>, seed: u64) -> Env {
     Env { disk, clock, entropy: Arc::new(SeededEntropy(Mutex::new(Random::new(seed ^ 0xe47)))) }
 }
 
+/// Runs the same on several threads, one for each core but at most eight, and passes a panic on.
+pub fn on_all_cores(work: impl Fn() + Sync) {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        for thread in threads {
+            if let Err(failure) = thread.join() {
+                std::panic::resume_unwind(failure);
+            }
+        }
+    });
+}
+
 /// Runs a test for each of so many seeds, or for the one that the variable `ANNALS_SEED` names; tells which one failed.
 ///
 /// # Panics
